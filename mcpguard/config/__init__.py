@@ -1,0 +1,1 @@
+"""The configuration file: its types, its loading, its secrets, its template."""

@@ -1,0 +1,219 @@
+"""The settings: one frozen object that everything is built from (product reference: configuration).
+
+Pure data. `load` fills it from a file; nothing here reads files, environment or clocks.
+Defaults stand here and nowhere else.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+
+Network = IPv4Network | IPv6Network
+Transport = Literal["stdio", "http"]
+Isolation = Literal["per_session", "per_principal", "shared"]
+EraChoice = Literal["auto", "legacy", "modern"]
+
+
+@frozen
+class Secret:
+    """A value that never shows in a repr, a log or ``validate``'s output."""
+
+    value: str = field(repr=False)
+    source: str = "the configuration file"
+    """Where it came from, for messages: ``environment variable NAME``, ``file PATH``."""
+
+
+@frozen
+class CorsSettings:
+    """``[server.cors]``: browser clients on other origins."""
+
+    enabled: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    allowed_methods: tuple[str, ...] = ("GET", "POST", "DELETE", "OPTIONS")
+    allowed_headers: tuple[str, ...] = ()
+    """Header names beyond the ones MCP clients need, which are always allowed."""
+    max_age: int = 600
+    """Seconds a browser may keep a preflight answer."""
+
+
+@frozen
+class ServerSettings:
+    """``[server]``: where clients reach the gateway and what it accepts from them."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    public_url: str | None = None
+    max_request_size: int = 1_048_576
+    """Bytes of a request body."""
+    allowed_hosts: tuple[str, ...] | None = None
+    allowed_origins: tuple[str, ...] | None = None
+    drain_timeout_secs: float = 30.0
+    denial_status: Literal[403, 200] = 403
+    cors: CorsSettings = CorsSettings()
+
+
+@frozen
+class AdminSettings:
+    """``[admin]``: the operator listener; absent means none."""
+
+    host: str = "127.0.0.1"
+    port: int = 9090
+
+
+@frozen
+class ChildLimits:
+    """``limits`` of a stdio upstream: resource limits of each child process."""
+
+    memory: int | None = None
+    """Bytes of address space."""
+    cpu_secs: int | None = None
+    open_files: int | None = None
+
+
+@frozen
+class UpstreamSettings:
+    """``[upstream]`` or one of ``[[upstream.servers]]``: one MCP server behind the gateway."""
+
+    name: str = "default"
+    transport: Transport = "stdio"
+    path_prefix: str | None = None
+    """``/fs`` is served at ``/mcp/fs``; None for the single upstream at ``/mcp``."""
+    strip_prefix: bool = False
+    # stdio
+    command: str | None = None
+    args: tuple[str, ...] = ()
+    cwd: Path | None = None
+    env: Mapping[str, Secret] = field(factory=dict)
+    inherit_env: tuple[str, ...] = ()
+    """Names passed on from the gateway's environment beyond HOME LOGNAME PATH SHELL TERM USER."""
+    isolation: Isolation | None = None
+    """None: ``per_session`` for a handshake-era server, ``shared`` for a stateless one."""
+    max_children: int = 64
+    idle_timeout_secs: float = 900.0
+    limits: ChildLimits = ChildLimits()
+    # http
+    url: str | None = None
+    headers: Mapping[str, Secret] = field(factory=dict)
+    allow_private_networks: bool = False
+    # both
+    timeout_secs: float = 60.0
+    """Per request; each progress notification starts it again."""
+    max_timeout_secs: float = 900.0
+    """Per request, whatever progress it reports."""
+    max_concurrency: int = 100
+    max_message_size: int = 16_777_216
+    """Bytes of one message, either direction."""
+    era: EraChoice = "auto"
+
+
+@frozen
+class IdentityKeys:
+    """The rights and limits an identity may carry, whichever way it signs in.
+
+    For the allow lists: None = everything, empty = nothing, else names or globs (``*``, ``?``),
+    ``"server:name"`` pinning one server.
+    """
+
+    name: str | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    denied_tools: tuple[str, ...] = ()
+    allowed_servers: tuple[str, ...] | None = None
+    allowed_resources: tuple[str, ...] | None = None
+    denied_resources: tuple[str, ...] = ()
+    allowed_prompts: tuple[str, ...] | None = None
+    denied_prompts: tuple[str, ...] = ()
+    rate_limit: float | None = None
+    """Requests per second."""
+    burst_size: int | None = None
+    max_concurrency: int | None = None
+
+
+@frozen
+class ApiKeySettings:
+    """One of ``[[auth.api_keys]]``."""
+
+    id: str
+    key_hash: bytes = field(repr=False)
+    """The 32 bytes of SHA-256 of the whole key (base64 in the file)."""
+    identity: IdentityKeys = IdentityKeys()
+    expires_at: datetime | None = None
+    """Aware; None never expires."""
+    allowed_ips: tuple[Network, ...] | None = None
+
+
+@frozen
+class AuthSettings:
+    """``[auth]``: how callers prove who they are. Nothing configured refuses every MCP request."""
+
+    api_keys: tuple[ApiKeySettings, ...] = ()
+
+
+@frozen
+class ToolLimit:
+    """One of ``[[rate_limit.tool_limits]]``: a bucket per identity and tool."""
+
+    tool_pattern: str
+    requests_per_second: float
+    burst_size: int = 5
+
+
+@frozen
+class RateLimitSettings:
+    """``[rate_limit]``."""
+
+    enabled: bool = True
+    requests_per_second: float = 100.0
+    burst_size: int = 50
+    failed_auth_per_minute: int = 60
+    tool_limits: tuple[ToolLimit, ...] = ()
+
+
+@frozen
+class RedactionRule:
+    """One of ``[[audit.redaction_rules]]``; ``pattern`` is an RE2 expression."""
+
+    name: str
+    pattern: str
+    replacement: str = "[REDACTED]"
+
+
+@frozen
+class RotationSettings:
+    """``[audit.rotation]``."""
+
+    enabled: bool = False
+    max_size_bytes: int | None = 104_857_600
+    max_age_secs: int | None = None
+    max_backups: int = 10
+    compress: bool = False
+
+
+@frozen
+class AuditSettings:
+    """``[audit]``."""
+
+    enabled: bool = True
+    events: tuple[str, ...] | None = None
+    """Event types written; None = all. Refusals are always written."""
+    stdout: bool = False
+    file: Path | None = None
+    log_arguments: bool | tuple[str, ...] = ("path",)
+    redaction_rules: tuple[RedactionRule, ...] = ()
+    rotation: RotationSettings = RotationSettings()
+
+
+@frozen
+class Settings:
+    """Everything the gateway is built from."""
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings | None = None
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """``[upstream]`` (named ``default``) and/or ``[[upstream.servers]]``, in file order."""
+    auth: AuthSettings = AuthSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    audit: AuditSettings = AuditSettings()

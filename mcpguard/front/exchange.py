@@ -1,0 +1,98 @@
+"""One HTTP request as the corridor sees it, and the outlet its answer leaves by.
+
+This is the interface between `front` (twisted.web today, the fast channel later) and `pipeline`:
+neither knows more of the other than what stands here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
+
+from mcpguard.errors import Refusal
+from mcpguard.policy.principal import Principal
+
+Headers = Sequence[tuple[str, str]]
+
+
+@frozen
+class Incoming:
+    """One request, read whole and within the size bound."""
+
+    request_id: str
+    """Minted by the front, echoed as ``X-Request-ID``, in every log line and audit event."""
+    method: str
+    path: str
+    """The raw path without query, as on the wire (``/mcp/fs``)."""
+    query: str
+    headers: Mapping[str, tuple[str, ...]]
+    """Lower-case name -> every value in order of arrival, outer whitespace trimmed."""
+    body: bytes = field(repr=False)
+    peer: str
+    """The IP address the connection came from, never a header's word."""
+    received_at: float
+    """Monotonic seconds (the reactor's clock)."""
+    local_port: int = 0
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by lower-case name."""
+        values = self.headers.get(name)
+        return values[0] if values else None
+
+
+class Outlet(Protocol):
+    """Where the answer to one request goes: exactly one `answer`, or `open` … `finish`.
+
+    The front adds the headers every answer carries (product reference 3.3) and CORS. Calls after
+    the client has gone are ignored.
+    """
+
+    @property
+    def gone(self) -> bool:
+        """True once the client has left or the answer was cut short."""
+        ...
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once if the client leaves before the answer is complete.
+
+        Called at once when it has already left. A slow reader whose unread bytes pass the
+        front's bound is disconnected and counts as gone.
+        """
+        ...
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer with ``Content-Length``."""
+        ...
+
+    def open(self, status: int, headers: Headers) -> None:
+        """Start a streamed answer; the front keeps it alive with SSE comments when idle."""
+        ...
+
+    def write(self, chunk: bytes) -> None:
+        """Send a piece of a streamed answer (whole SSE events)."""
+        ...
+
+    def finish(self) -> None:
+        """End a streamed answer."""
+        ...
+
+
+class Corridor(Protocol):
+    """What the front needs of the pipeline."""
+
+    def handle(self, incoming: Incoming, outlet: Outlet) -> None:
+        """Walk one MCP request (any method on an MCP path) through every step; never raises."""
+        ...
+
+    def screen(self, incoming: Incoming) -> Refusal | None:
+        """The Host and Origin rules, for every route; health probes skip only the Host rule."""
+        ...
+
+    def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
+        """Who is asking, for the guarded operator pages; errbacks with `errors.Refused`."""
+        ...
+
+    def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
+        """Render, count and record a refusal the front decided itself (413, 404, 405, …)."""
+        ...

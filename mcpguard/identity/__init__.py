@@ -1,0 +1,1 @@
+"""Authenticators: each turns a request's credentials into one Principal."""

@@ -1,0 +1,35 @@
+"""The limiter's interface: who may go now, and what the caller is told about it."""
+
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from mcpguard.policy.buckets import Rate
+
+
+@frozen
+class Grant:
+    """The answer to one request for tokens."""
+
+    allowed: bool
+    limit: int
+    """Bucket size or rate per second as shown in ``x-ratelimit-limit`` (the rate, rounded up)."""
+    remaining: int
+    """Whole tokens left after this request."""
+    reset_at: float
+    """Unix seconds at which the bucket is full again."""
+    retry_after: float
+    """Seconds until one token is there; 0 when allowed."""
+
+
+class Limiter(Protocol):
+    """Token buckets by key. A plain Grant is answered when nothing has to be waited for."""
+
+    def take(self, key: str, rate: Rate, cost: float = 1.0) -> Grant | Deferred[Grant]:
+        """Spend ``cost`` tokens of ``key``'s bucket if they are there."""
+        ...
+
+    def peek(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
+        """Tell whether one token is there, without spending it."""
+        ...

@@ -1,0 +1,1 @@
+"""Audit, metrics and logs: told of everything, deciding nothing."""

@@ -1,0 +1,85 @@
+"""What the other rooms tell the observers: the audit event, and the two interfaces to tell it to."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+STEP_TYPES = frozenset({"AuthSuccess", "Authorized"})
+"""Steps of a request; every request also leaves exactly one outcome event."""
+
+REFUSAL_TYPES = frozenset({"AuthFailure", "AuthorizationDenied", "RateLimited", "RequestRefused"})
+"""Outcomes that are always written, whatever ``[audit] events`` says."""
+
+OUTCOME_TYPES = REFUSAL_TYPES | {"ToolCall", "McpRequest"}
+"""The kinds of outcome: ``ToolCall``, its kin for every other method, and the refusals."""
+
+SYSTEM_TYPES = frozenset(
+    {"GatewayStarted", "GatewayStopped", "SessionStarted", "SessionEnded", "UpstreamEvent"}
+)
+"""What happens outside of any one request."""
+
+EVENT_TYPES = STEP_TYPES | OUTCOME_TYPES | SYSTEM_TYPES
+
+
+@frozen
+class Event:
+    """One line of the audit trail; None fields are written as null or left out by the renderer."""
+
+    event_type: str
+    timestamp: float
+    """Unix seconds."""
+    identity_id: str | None = None
+    provider: str | None = None
+    method: str | None = None
+    """The JSON-RPC method, or ``HTTP GET`` and the like where there is none."""
+    server: str | None = None
+    tool: str | None = None
+    """The tool, prompt or resource URI asked for, as it came from the wire."""
+    duration_ms: float | None = None
+    status: str | None = None
+    """``success``, ``error`` (the server's own error), ``denied``, ``failed``, ``cancelled``."""
+    reason: str | None = None
+    """A word from `errors.Reason` for refusals and failures."""
+    error_id: str | None = None
+    request_id: str | None = None
+    session_id: str | None = None
+    """A digest of the session id, never the id itself."""
+    trace_id: str | None = None
+    client_ip: str | None = None
+    arguments: Mapping[str, Any] = field(factory=dict)
+    """The tool's arguments; the renderer records the ones configured, redacted."""
+
+
+class Recorder(Protocol):
+    """The audit trail."""
+
+    def record(self, event: Event) -> None:
+        """Take one event; never raises, never blocks."""
+        ...
+
+
+class Meter(Protocol):
+    """The counters. Labels come from bounded sets only."""
+
+    def request(self, method: str, status: int, seconds: float) -> None:
+        """Count one answered request; ``method`` is a known MCP method or ``other``."""
+        ...
+
+    def auth(self, provider: str, result: str) -> None:
+        """Count one authentication: ``result`` is ``success`` or ``failure``."""
+        ...
+
+    def rate_limit(self, allowed: bool) -> None:
+        """Count one decision of a limiter."""
+        ...
+
+    def upstream(self, server: str, transport: str, result: str, seconds: float) -> None:
+        """Count one upstream request; ``result``: ``success``, ``error``, ``timeout``, ``failed``,
+        ``cancelled``.
+        """
+        ...
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Count under one of the further counters declared in `observe.metrics`."""
+        ...

@@ -1,0 +1,1 @@
+"""The server side: links to MCP servers over stdio and HTTP."""

@@ -1,0 +1,1 @@
+"""Tests with real sockets, processes and SDKs."""
