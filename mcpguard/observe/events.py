@@ -1,4 +1,4 @@
-"""What the other rooms tell the observers: the audit event, and the two interfaces to tell it to."""
+"""What the other rooms tell the observers: the audit event, and the interfaces to tell it to."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -5,7 +5,7 @@ pipeline's side are always the client's own, with their JSON type; on the server
 the gateway's. The translation belongs to the links (`upstream.correlation`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -228,6 +228,3 @@ class Directory(Protocol):
     def describe(self) -> Sequence[Mapping[str, Any]]:
         """The rows of ``/routes``: name, path, transport, usable."""
         ...
-
-
-UpstreamFactory = Callable[..., Upstream]
