@@ -1,0 +1,316 @@
+"""The translation between the clients' ids and the gateway's, one `Correlator` for each link.
+
+No client id, progress token or subscription id ever reaches a server: two clients that both use
+id 1 would otherwise receive each other's answers. Pure: time is an argument, nothing is sent here.
+"""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from attrs import define, field, frozen
+
+from mcpguard.upstream.link import Id, Message, Outbound
+
+META_SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
+LISTEN = "subscriptions/listen"
+PROGRESS = "notifications/progress"
+CANCELLED = "notifications/cancelled"
+
+Sink = TypeVar("Sink")
+
+
+class Saturated(Exception):
+    """As many requests are waiting as the link may have; nothing was opened."""
+
+
+@define(eq=False)
+class Pending(Generic[Sink]):
+    """One request that waits for its answer."""
+
+    gid: int
+    """The id it has on the server's side."""
+    outbound: Outbound
+    sink: Sink
+    opened_at: float
+    """Seconds of the clock whose reading was passed to `Correlator.open`."""
+    deadline: float
+    """When to give up; moved on by progress, never past ``hard_deadline``."""
+    hard_deadline: float
+    token: Id | None = None
+    """The progress token the client gave, None when it gave none."""
+    token_sent: bool = False
+    progress_at: float = field(init=False, default=float("-inf"))
+    held: Message | None = field(init=False, default=None)
+    """The newest progress that came too soon after the one before."""
+
+
+@frozen
+class Answer(Generic[Sink]):
+    """The response to a request, under the client's id; the request is over."""
+
+    pending: Pending[Sink]
+    message: Message
+    held: Message | None = None
+    """Progress held back by the rate cap; deliver it first."""
+
+
+@frozen
+class Broken(Generic[Sink]):
+    """A response that names a request but is none by JSON-RPC; the request is over."""
+
+    pending: Pending[Sink]
+    detail: str
+
+
+@frozen
+class Progress(Generic[Sink]):
+    """Progress of a request, under the client's token."""
+
+    pending: Pending[Sink]
+    message: Message | None
+    """None while the rate cap holds it back."""
+    due: float | None = None
+    """Call `Correlator.flush` at this time (seconds); None when a call is already due."""
+
+
+@frozen
+class SubscriptionNotice(Generic[Sink]):
+    """A notification on a ``subscriptions/listen`` stream, under the client's id of it."""
+
+    pending: Pending[Sink]
+    message: Message
+
+
+@frozen
+class ServerRequest:
+    """A request of the server, its id untouched: the session layer maps it."""
+
+    message: Message
+
+
+@frozen
+class ServerNotification:
+    """A notification that names no request of ours, untouched."""
+
+    message: Message
+
+
+@frozen
+class Stray:
+    """What belongs to nothing: to be dropped and counted."""
+
+    kind: str
+    """A bounded label: ``late``, ``unknown``, ``progress``, ``subscription``, ``unaddressed``
+    or ``malformed``."""
+
+
+Received = (
+    Answer[Sink]
+    | Broken[Sink]
+    | Progress[Sink]
+    | SubscriptionNotice[Sink]
+    | ServerRequest
+    | ServerNotification
+    | Stray
+)
+
+
+class Correlator(Generic[Sink]):
+    """The waiting requests of one link, by the gateway's own ids.
+
+    ``timeout`` and ``max_timeout`` (seconds) set each request's deadlines, ``progress_interval``
+    (seconds) is the least time between two progress notifications of one request.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_pending: int,
+        timeout: float,
+        max_timeout: float,
+        progress_interval: float,
+    ) -> None:
+        self._max_pending = max_pending
+        self._timeout = timeout
+        self._max_timeout = max_timeout
+        self._progress_interval = progress_interval
+        self._pending: dict[int, Pending[Sink]] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __iter__(self) -> Iterator[Pending[Sink]]:
+        return iter(tuple(self._pending.values()))
+
+    def get(self, gid: int) -> Pending[Sink] | None:
+        """The waiting request with the gateway's id ``gid``."""
+        return self._pending.get(gid)
+
+    def open(self, outbound: Outbound, sink: Sink, now: float) -> tuple[int, Message]:
+        """Register a request; returns its gateway id and the message to send.
+
+        Raises `Saturated` when ``max_pending`` requests wait already.
+        """
+        if len(self._pending) >= self._max_pending:
+            raise Saturated
+        gid = self._next
+        self._next += 1
+        token, params = _swap_token(outbound.params, gid)
+        hard = float("inf") if outbound.endless else now + self._max_timeout
+        soft = float("inf") if outbound.endless else min(hard, now + self._timeout)
+        self._pending[gid] = Pending(
+            gid, outbound, sink, now, soft, hard, token, params is not outbound.params
+        )
+        message: Message = {"jsonrpc": "2.0", "id": gid, "method": outbound.method}
+        if params is not None:
+            message["params"] = params
+        return gid, message
+
+    def cancel(self, gid: int, reason: str) -> Message | None:
+        """Give a request up; returns the notification that tells the server, if any.
+
+        None when nothing waits under ``gid``, and for ``initialize``, which must not be cancelled
+        (MCP lifecycle). A reply that still comes is a `Stray`.
+        """
+        pending = self._pending.pop(gid, None)
+        if pending is None or pending.outbound.method == "initialize":
+            return None
+        params: Message = {"requestId": gid}
+        if reason:
+            params["reason"] = reason
+        return {"jsonrpc": "2.0", "method": CANCELLED, "params": params}
+
+    def fail_all(self) -> list[Pending[Sink]]:
+        """Forget every waiting request and return them, oldest first."""
+        pending = list(self._pending.values())
+        self._pending.clear()
+        return pending
+
+    def next_deadline(self) -> float:
+        """The earliest deadline; infinity when there is none."""
+        return min((one.deadline for one in self._pending.values()), default=float("inf"))
+
+    def overdue(self, now: float) -> list[Pending[Sink]]:
+        """The requests whose deadline has passed; they still wait until cancelled."""
+        return [one for one in self._pending.values() if one.deadline <= now]
+
+    def receive(self, message: Message, now: float) -> Received[Sink]:
+        """Say what a message of the server is, by its shape, ids restored."""
+        if "method" in message:
+            return self._receive_call(message, now)
+        if "id" in message:
+            return self._receive_response(message)
+        return Stray("malformed")
+
+    def flush(self, gid: int, now: float) -> Message | None:
+        """The progress held back for ``gid``, now due; None when there is none."""
+        pending = self._pending.get(gid)
+        if pending is None or pending.held is None:
+            return None
+        message, pending.held = pending.held, None
+        pending.progress_at = now
+        return message
+
+    def _receive_response(self, message: Message) -> Received[Sink]:
+        gid = _own(message["id"])
+        if gid is None:
+            # An error with a null id: the server could not read something we sent.
+            return Stray("unaddressed" if message["id"] is None else "unknown")
+        pending = self._pending.pop(gid, None)
+        if pending is None:
+            return Stray("late" if 0 < gid < self._next else "unknown")
+        if ("result" in message) == ("error" in message):
+            return Broken(pending, "a response with both or neither of result and error")
+        if not isinstance(message.get("result", message.get("error")), dict):
+            return Broken(pending, "a response whose result or error is not an object")
+        restored = {**message, "id": pending.outbound.id}
+        if pending.outbound.method == LISTEN and "result" in message:
+            restored["result"] = _restore_subscription(message["result"], pending.outbound.id)
+        return Answer(pending, restored, pending.held)
+
+    def _receive_call(self, message: Message, now: float) -> Received[Sink]:
+        method, params = message["method"], message.get("params")
+        well_formed = (
+            isinstance(method, str)
+            and "result" not in message
+            and "error" not in message
+            and ("params" not in message or isinstance(params, dict))
+        )
+        if not well_formed:
+            return Stray("malformed")
+        if "id" in message:
+            return ServerRequest(message) if _is_id(message["id"]) else Stray("malformed")
+        if params is None:
+            return ServerNotification(message)
+        if method == PROGRESS:
+            return self._receive_progress(message, params, now)
+        if method == CANCELLED:
+            return self._receive_cancelled(message, params)
+        meta = params.get("_meta")
+        if isinstance(meta, dict) and META_SUBSCRIPTION_ID in meta:
+            pending = self._waiting(meta[META_SUBSCRIPTION_ID])
+            if pending is None or pending.outbound.method != LISTEN:
+                return Stray("subscription")
+            restored = _restore_subscription(params, pending.outbound.id)
+            return SubscriptionNotice(pending, {**message, "params": restored})
+        return ServerNotification(message)
+
+    def _receive_progress(self, message: Message, params: Message, now: float) -> Received[Sink]:
+        pending = self._waiting(params.get("progressToken"))
+        if pending is None or not pending.token_sent:
+            return Stray("progress")
+        if pending.deadline < float("inf"):
+            pending.deadline = min(pending.hard_deadline, now + self._timeout)
+        restored = {**message, "params": {**params, "progressToken": pending.token}}
+        due = pending.progress_at + self._progress_interval
+        if now >= due and pending.held is None:
+            pending.progress_at = now
+            return Progress(pending, restored)
+        scheduled = pending.held is not None
+        pending.held = restored
+        return Progress(pending, None, None if scheduled else due)
+
+    def _receive_cancelled(self, message: Message, params: Message) -> Received[Sink]:
+        pending = self._waiting(params.get("requestId"))
+        if pending is None or pending.outbound.method != LISTEN:
+            # A handshake-era server takes one of its own requests back, under its own id.
+            return ServerNotification(message)
+        # Over stdio a stateless server ends a listen this way (2026-07-28); over HTTP the client
+        # is owed a normal result, so it gets one.
+        del self._pending[pending.gid]
+        result = {
+            "resultType": "complete",
+            "_meta": {META_SUBSCRIPTION_ID: pending.outbound.id},
+        }
+        answer = {"jsonrpc": "2.0", "id": pending.outbound.id, "result": result}
+        return Answer(pending, answer)
+
+    def _waiting(self, key: object) -> Pending[Sink] | None:
+        gid = _own(key)
+        return None if gid is None else self._pending.get(gid)
+
+
+def _own(key: object) -> int | None:
+    """``key`` as an id the gateway may have given; True and 1.0 equal 1 in a dict but are not."""
+    return key if type(key) is int else None
+
+
+def _is_id(key: object) -> bool:
+    return type(key) in (int, str)
+
+
+def _swap_token(params: Message | None, gid: int) -> tuple[Id | None, Message | None]:
+    """The client's progress token, and params with ``gid`` in its place; copies only if it must."""
+    meta = params.get("_meta") if params is not None else None
+    if params is None or not isinstance(meta, dict) or "progressToken" not in meta:
+        return None, params
+    return meta["progressToken"], {**params, "_meta": {**meta, "progressToken": gid}}
+
+
+def _restore_subscription(holder: Message, client_id: Id) -> Message:
+    """A copy of params or result whose ``_meta`` names the subscription as the client does."""
+    meta = holder.get("_meta")
+    if not isinstance(meta, dict) or META_SUBSCRIPTION_ID not in meta:
+        return holder
+    return {**holder, "_meta": {**meta, META_SUBSCRIPTION_ID: client_id}}
