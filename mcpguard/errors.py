@@ -24,6 +24,8 @@ class Reason(Enum):
     """Why a request was refused or failed; the value is the word in audit events and logs."""
 
     # transport
+    MALFORMED_HTTP = "malformed_http"
+    SLOW_REQUEST = "slow_request"
     TOO_LARGE = "too_large"
     BAD_HOST = "bad_host"
     BAD_ORIGIN = "bad_origin"
@@ -82,6 +84,8 @@ class Shape:
 
 
 SHAPES: Mapping[Reason, Shape] = {
+    Reason.MALFORMED_HTTP: Shape(400, INVALID_REQUEST, "Malformed HTTP request"),
+    Reason.SLOW_REQUEST: Shape(408, 408, "The request took too long to arrive"),
     Reason.TOO_LARGE: Shape(413, 413, "Request body is too large"),
     Reason.BAD_HOST: Shape(421, 421, "This host name is not served here"),
     Reason.BAD_ORIGIN: Shape(403, 403, "Requests from this origin are not accepted"),

@@ -78,21 +78,25 @@ class Outlet(Protocol):
         ...
 
 
-class Corridor(Protocol):
-    """What the front needs of the pipeline."""
-
-    def handle(self, incoming: Incoming, outlet: Outlet) -> None:
-        """Walk one MCP request (any method on an MCP path) through every step; never raises."""
-        ...
+class Gate(Protocol):
+    """What every listener needs of the pipeline, the operator's included."""
 
     def screen(self, incoming: Incoming) -> Refusal | None:
         """The Host and Origin rules, for every route; health probes skip only the Host rule."""
         ...
 
-    def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
-        """Who is asking, for the guarded operator pages; errbacks with `errors.Refused`."""
-        ...
-
     def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
         """Render, count and record a refusal the front decided itself (413, 404, 405, …)."""
+        ...
+
+
+class Corridor(Gate, Protocol):
+    """What the client listener needs of the pipeline."""
+
+    def handle(self, incoming: Incoming, outlet: Outlet) -> None:
+        """Walk one MCP request (any method on an MCP path) through every step; never raises."""
+        ...
+
+    def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
+        """Who is asking, for the guarded operator pages; errbacks with `errors.Refused`."""
         ...
