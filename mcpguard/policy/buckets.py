@@ -1,6 +1,11 @@
 """Token buckets as arithmetic: no clock, no storage."""
 
+import math
+
 from attrs import frozen
+
+_ROUNDING = 1e-9
+"""Tokens forgiven, so that who waits exactly as long as told is not turned away by a last bit."""
 
 
 @frozen
@@ -9,3 +14,48 @@ class Rate:
 
     per_second: float
     burst: int
+
+
+@frozen
+class Level:
+    """What a bucket held at one moment."""
+
+    tokens: float
+    at: float
+    """Monotonic seconds."""
+
+
+def fill(rate: Rate, level: Level | None, now: float) -> Level:
+    """Give the level at ``now``; a bucket never seen is full, time does not run backwards."""
+    if level is None:
+        return Level(float(rate.burst), now)
+    gained = max(0.0, now - level.at) * rate.per_second
+    return Level(min(float(rate.burst), level.tokens + gained), max(now, level.at))
+
+
+def take(rate: Rate, level: Level | None, now: float, cost: float = 1.0) -> tuple[Level, float]:
+    """Spend ``cost`` tokens if they are there: the new level, and the seconds to wait (0 = go).
+
+    A cost above ``burst`` can never be paid and waits for ever (``math.inf``).
+    """
+    current = fill(rate, level, now)
+    if current.tokens + _ROUNDING >= cost:
+        return Level(current.tokens - cost, current.at), 0.0
+    return current, wait(rate, current, cost)
+
+
+def wait(rate: Rate, level: Level, cost: float = 1.0) -> float:
+    """Seconds from ``level.at`` until ``cost`` tokens are there."""
+    if level.tokens + _ROUNDING >= cost:
+        return 0.0
+    if cost > rate.burst or rate.per_second <= 0.0:
+        return math.inf
+    return (cost - level.tokens) / rate.per_second
+
+
+def until_full(rate: Rate, level: Level) -> float:
+    """Seconds from ``level.at`` until the bucket is full again."""
+    missing = rate.burst - level.tokens
+    if missing <= 0.0:
+        return 0.0
+    return missing / rate.per_second if rate.per_second > 0.0 else math.inf
