@@ -9,22 +9,32 @@ STEP_TYPES = frozenset({"AuthSuccess", "Authorized"})
 """Steps of a request; every request also leaves exactly one outcome event."""
 
 REFUSAL_TYPES = frozenset({"AuthFailure", "AuthorizationDenied", "RateLimited", "RequestRefused"})
-"""Outcomes that are always written, whatever ``[audit] events`` says."""
+"""Outcomes of requests that were not let through."""
 
 OUTCOME_TYPES = REFUSAL_TYPES | {"ToolCall", "McpRequest"}
 """The kinds of outcome: ``ToolCall``, its kin for every other method, and the refusals."""
 
 SYSTEM_TYPES = frozenset(
-    {"GatewayStarted", "GatewayStopped", "SessionStarted", "SessionEnded", "UpstreamEvent"}
+    {
+        "GatewayStarted",
+        "GatewayStopped",
+        "SessionStarted",
+        "SessionEnded",
+        "UpstreamEvent",
+        "AuditLost",
+    }
 )
 """What happens outside of any one request."""
+
+ALWAYS_WRITTEN = REFUSAL_TYPES | {"AuditLost"}
+"""Written whatever ``[audit] events`` says: refusals, and how many events were lost."""
 
 EVENT_TYPES = STEP_TYPES | OUTCOME_TYPES | SYSTEM_TYPES
 
 
 @frozen
 class Event:
-    """One line of the audit trail; None fields are written as null or left out by the renderer."""
+    """One line of the audit trail; fields that are None are left out of it."""
 
     event_type: str
     timestamp: float
@@ -49,6 +59,8 @@ class Event:
     client_ip: str | None = None
     arguments: Mapping[str, Any] = field(factory=dict)
     """The tool's arguments; the renderer records the ones configured, redacted."""
+    details: Mapping[str, Any] = field(factory=dict)
+    """What the gateway itself has to say beyond the fields, such as counts and states."""
 
 
 class Recorder(Protocol):
