@@ -53,10 +53,7 @@ def render(
     if wants_jsonrpc(accept):
         if shape.event_type == "AuthorizationDenied":
             status = denial_status
-        data: dict[str, Any] = {**refusal.data, "error_id": error_id}
-        if retry_after is not None:
-            data["retry_after"] = retry_after
-        error = {"code": shape.code, "message": refusal.message, "data": data}
+        error = error_object(refusal, error_id)
         body = {"jsonrpc": "2.0", "id": request_id, "error": error}
     else:
         body = {"error": refusal.message, "error_id": error_id}
@@ -66,6 +63,15 @@ def render(
     if status in _RETRY_STATUSES and not _has(refusal, "retry-after"):
         headers.append(("Retry-After", str(retry_after)))
     return Rendered(status, tuple(headers), encode(body))
+
+
+def error_object(refusal: Refusal, error_id: str) -> dict[str, Any]:
+    """Give the ``error`` member of a JSON-RPC error for a refusal."""
+    data: dict[str, Any] = {**refusal.data, "error_id": error_id}
+    retry_after = _seconds(refusal)
+    if retry_after is not None:
+        data["retry_after"] = retry_after
+    return {"code": refusal.shape.code, "message": refusal.message, "data": data}
 
 
 def _seconds(refusal: Refusal) -> int | None:
