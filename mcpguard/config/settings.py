@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from attrs import field, frozen
 
@@ -25,6 +25,32 @@ class Secret:
     value: str = field(repr=False)
     source: str = "the configuration file"
     """Where it came from, for messages: ``environment variable NAME``, ``file PATH``."""
+
+
+class SecretText(str):
+    """An ordinary setting that was given by ``env`` or ``file``: a str whose repr is its source.
+
+    Where settings are shown (summaries, ``check-upstream``), show `shown` of them.
+    """
+
+    __slots__ = ("source",)
+
+    source: str
+    """As in `Secret`."""
+
+    def __new__(cls, value: str, source: str) -> Self:
+        """Mark ``value``, which came from ``source``."""
+        text = super().__new__(cls, value)
+        text.source = source
+        return text
+
+    def __repr__(self) -> str:
+        return f"<{self.source}>"
+
+
+def shown(text: str) -> str:
+    """A setting as it may be displayed: itself, or where it came from if that is all to tell."""
+    return repr(text) if isinstance(text, SecretText) else text
 
 
 @frozen

@@ -1,0 +1,284 @@
+"""The grammar of single settings: each function answers the setting or raises ValueError.
+
+The reasons never repeat the value, which may be a secret.
+"""
+
+import base64
+import binascii
+import ipaddress
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import SplitResult, urlsplit
+
+import re2
+
+from mcpguard.config.settings import Network
+
+SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    r"(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?\Z"
+)
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
+"""RFC 9110 section 5.6.2."""
+PREFIX_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+\Z")
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
+RFC_3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,30})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
+)
+
+OWNED_HEADERS = frozenset(
+    {
+        # hop by hop, RFC 9110 section 7.6.1
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "proxy-authenticate", "proxy-authorization", "http2-settings"),
+        # said by the gateway about each request
+        *("host", "content-length", "content-type", "content-encoding", "expect"),
+        *("accept", "accept-encoding", "last-event-id", "cache-control"),
+    }
+)
+"""Names no configured upstream header may have; those beginning with ``mcp-`` neither."""
+
+
+def words(text: str) -> str:
+    """Any text without control characters."""
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
+        raise ValueError("contains a control character")
+    return text
+
+
+def label(limit: int) -> Callable[[str], str]:
+    """A name for people and logs: not empty, no control characters, no outer blanks."""
+
+    def parse(text: str) -> str:
+        if not text:
+            raise ValueError("empty")
+        if len(text) > limit:
+            raise ValueError(f"longer than {limit} characters")
+        if text != text.strip():
+            raise ValueError("begins or ends with a blank")
+        return words(text)
+
+    return parse
+
+
+def matching(pattern: re.Pattern[str], why: str) -> Callable[[str], str]:
+    """Text of one shape."""
+
+    def parse(text: str) -> str:
+        if not pattern.match(text):
+            raise ValueError(why)
+        return text
+
+    return parse
+
+
+def no_nul(text: str) -> str:
+    """What the kernel takes as an argument or environment value."""
+    if "\0" in text:
+        raise ValueError("contains a NUL character")
+    return text
+
+
+def bind_address(text: str) -> str:
+    """An address or name to listen on."""
+    if text == "*":
+        raise ValueError('for every interface write "0.0.0.0" or "::"')
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if not HOST_NAME.match(text) or _looks_numeric(text):
+        raise ValueError("neither an IP address nor a host name")
+    return text
+
+
+def _looks_numeric(host: str) -> bool:
+    """Whether the last label is a number, which makes a name an IPv4 address or nothing."""
+    return host.rstrip(".").rpartition(".")[2].isdigit()
+
+
+class Concealed(ValueError):
+    """A reason given about a value that may hold a secret although it is an ordinary setting."""
+
+
+def absolute_url(text: str) -> SplitResult:
+    """An http or https URL with a host, without user information or fragment."""
+    try:
+        return _absolute_url(text)
+    except ValueError as error:
+        # Passwords stand before an @, tokens in a query.
+        raise (Concealed if "@" in text or "?" in text else ValueError)(str(error)) from None
+
+
+def _absolute_url(text: str) -> SplitResult:
+    if any(ord(c) <= 32 or ord(c) >= 127 for c in text) or "\\" in text:
+        raise ValueError("contains a character that no URL has")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("has no valid host and port") from None
+    if url.scheme not in ("http", "https"):
+        raise ValueError("does not begin with http:// or https://")
+    if "@" in url.netloc:
+        raise ValueError("carries user information")
+    if not url.hostname or not _is_host(url.hostname):
+        raise ValueError("has no valid host name")
+    if port == 0 or url.netloc.endswith(":"):
+        raise ValueError("has no valid port")
+    if url.fragment or text.endswith("#"):
+        raise ValueError("has a fragment")
+    return url
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return bool(HOST_NAME.match(host))
+    return True
+
+
+def upstream_url(text: str) -> str:
+    """Where an MCP server answers."""
+    absolute_url(text)
+    return text
+
+
+def public_url(text: str) -> str:
+    """The URL clients know the gateway by, without a trailing slash."""
+    if absolute_url(text).query or text.endswith("?"):
+        raise ValueError("has a query")
+    return text.rstrip("/")
+
+
+def origin(text: str) -> str:
+    """``scheme://host[:port]`` as browsers send it (RFC 6454), in lower case."""
+    url = absolute_url(text)
+    if url.path or url.query or text.endswith("?"):
+        raise ValueError("has a path; an origin is scheme://host or scheme://host:port")
+    default = {"http": ":80", "https": ":443"}[url.scheme]
+    return text.lower().removesuffix(default)
+
+
+def cors_origin(text: str) -> str:
+    """An origin, or ``*``."""
+    return text if text == "*" else origin(text)
+
+
+def host_and_port(text: str) -> str:
+    """What a ``Host`` header may say: ``name``, ``name:port``, ``[IPv6]``, ``[IPv6]:port``."""
+    if any(c in text for c in "/?#@"):
+        raise ValueError("has more than a host; give only the host, or host:port")
+    bare = text if text.startswith("[") or text.count(":") < 2 else f"[{text}]"
+    try:
+        absolute_url(f"http://{bare}")
+    except ValueError:
+        raise ValueError("not a host name, address, or either with a port") from None
+    return bare.lower()
+
+
+def network(text: str) -> Network:
+    """An IP address or a CIDR range."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        if "host bits" in str(error):
+            wider = ipaddress.ip_network(text, strict=False)
+            raise ValueError(f"has bits set behind the prefix; did you mean {wider}?") from None
+        raise ValueError("not an IP address or CIDR range") from None
+
+
+def moment(text: str) -> datetime:
+    """A point in time, RFC 3339."""
+    found = RFC_3339.match(text)
+    if found is None:
+        raise ValueError("not RFC 3339 with an offset")
+    try:
+        zone = "+00:00" if found[4] in "Zz" else found[4]
+        micro = (found[3] or ".")[:7].ljust(7, "0")
+        return datetime.fromisoformat(f"{found[1]}T{found[2]}{micro}{zone}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("no such point in time") from None
+
+
+def key_hash(text: str) -> bytes:
+    """SHA-256 in standard base64."""
+    if text.startswith("mcp_"):
+        raise ValueError("this is a key itself; put the output of `mcp-guard hash-key` here")
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("hexadecimal; base64 is expected")
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("not standard base64") from None
+    if len(digest) != 32:
+        raise ValueError(f"{len(digest)} bytes instead of 32")
+    if base64.b64encode(digest).decode() != text:
+        raise ValueError("not canonical base64")
+    return digest
+
+
+def glob(text: str) -> str:
+    """A name or a pattern with ``*`` and ``?``, optionally ``server:`` before it."""
+    if not text:
+        raise ValueError("empty")
+    if len(text) > 512:
+        raise ValueError("longer than 512 characters")
+    return words(text)
+
+
+def path_prefix(text: str) -> str:
+    """``/fs`` or ``/team/fs``."""
+    if not text.startswith("/"):
+        raise ValueError("does not begin with /")
+    if text.endswith("/"):
+        raise ValueError("ends with /")
+    segments = text[1:].split("/")
+    if any(not PREFIX_SEGMENT.match(s) or s in (".", "..") for s in segments):
+        raise ValueError("has a segment that is empty, . or .., or not letters, digits and ._~-")
+    return text
+
+
+def header_name(text: str) -> str:
+    """The name of a header for an upstream, in lower case."""
+    if not TOKEN.match(text):
+        raise ValueError("not a header name")
+    name = text.lower()
+    if name in OWNED_HEADERS or name.startswith("mcp-"):
+        raise ValueError("this header is the gateway's own to set")
+    return name
+
+
+def header_value(text: str) -> str:
+    """A header's value: visible ASCII, blanks inside (RFC 9110 section 5.5)."""
+    if not text or text != text.strip():
+        raise ValueError("empty, or begins or ends with a blank")
+    if any(not (32 <= ord(c) < 127 or c == "\t") for c in text):
+        raise ValueError("contains a line end, a control character or a character beyond ASCII")
+    return text
+
+
+def environment_name(text: str) -> str:
+    """The name of an environment variable."""
+    if not ENVIRONMENT_NAME.match(text):
+        raise ValueError("not a name for an environment variable")
+    return text
+
+
+def pattern(text: str) -> str:
+    """An RE2 expression that matches something."""
+    options = re2.Options()
+    options.log_errors = False  # else RE2 writes to stderr by itself
+    try:
+        compiled = re2.compile(text, options)
+    except re2.error as error:
+        why = error.args[0] if error.args else ""
+        shown = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"not an RE2 expression: {words(shown)}") from None
+    if compiled.search("") is not None:
+        raise ValueError("matches the empty text, so it would match everywhere")
+    return text

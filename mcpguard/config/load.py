@@ -1,0 +1,131 @@
+"""From a configuration file to `Settings`, or to every reason why not."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from attrs import evolve, frozen
+
+from mcpguard.config.document import Bounds, Document, Unreadable, quoted
+from mcpguard.config.grammar import bind_address
+from mcpguard.config.places import Invalid, Place, Report
+from mcpguard.config.rules import collide, exposure
+from mcpguard.config.schema import ROOT
+from mcpguard.config.settings import Settings
+from mcpguard.config.toml_source import read_toml
+from mcpguard.config.yaml_source import read_yaml
+from mcpguard.errors import ConfigurationError
+
+Format = Literal["toml", "yaml"]
+
+BOUNDS = Bounds(max_bytes=1_048_576, max_nodes=100_000, max_depth=16)
+
+
+@frozen
+class Loaded:
+    """What a file says."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+    """Doubtful but usable, one sentence each, in the order of the lines."""
+
+
+def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
+    """Read a file; YAML when its suffix is ``.yaml`` or ``.yml``, else TOML.
+
+    Relative paths in it start at its directory.
+
+    Raises:
+        ConfigurationError: with every problem.
+    """
+    text = read_text(path)
+    return loads(text, format_of(path), environ=environ, base=path.absolute().parent)
+
+
+def loads(text: str, format: Format, *, environ: Mapping[str, str], base: Path) -> Loaded:
+    """Read a text. ``base`` is where relative paths in it start.
+
+    Raises:
+        ConfigurationError: with every problem.
+    """
+    report = Report(parse(text, format), environ, base)
+    settings = ROOT(Place(report, (), report.document.tree))
+    problems = report.problems
+    if problems or isinstance(settings, Invalid):
+        raise ConfigurationError(problems or ("the configuration cannot be used",))
+    return Loaded(settings, report.warnings)
+
+
+def parse(text: str, format: Format, bounds: Bounds = BOUNDS) -> Document:
+    """Only the syntax: the tree of values with their lines.
+
+    Raises:
+        ConfigurationError: with the one problem.
+    """
+    try:
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size > bounds.max_bytes:
+            raise Unreadable(f"larger than {bounds.max_bytes} bytes")
+        return (read_yaml if format == "yaml" else read_toml)(text, bounds)
+    except Unreadable as error:
+        raise ConfigurationError((str(error),)) from None
+
+
+def format_of(path: Path) -> Format:
+    """The format a file has by its name."""
+    return "yaml" if path.suffix.lower() in (".yaml", ".yml") else "toml"
+
+
+def read_text(path: Path, limit: int = BOUNDS.max_bytes) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigurationError: missing, unreadable, too large, or not UTF-8 text.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            (
+                f"Config file not found: {path}. Create one with `mcp-guard init`,"
+                " or name another with --config FILE.",
+            )
+        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError((f"{path} cannot be read: {why}",)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigurationError((f"{path} is not a regular file",))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ConfigurationError((f"{path} is larger than {limit} bytes",))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError((f"{path} is not UTF-8 text (byte {error.start})",)) from None
+
+
+def with_listener(loaded: Loaded, host: str | None, port: int | None) -> Loaded:
+    """The same settings listening where the command line says; None keeps the file's word.
+
+    Raises:
+        ConfigurationError: not an address, or the port of the operator listener.
+    """
+    server, admin = loaded.settings.server, loaded.settings.admin
+    if host is not None:
+        try:
+            server = evolve(server, host=bind_address(host))
+        except ValueError as error:
+            raise ConfigurationError((f"--host {quoted(host)}: {error}",)) from None
+    if port is not None:
+        if not 0 <= port <= 65_535:
+            raise ConfigurationError((f"--port {port}: accepted: 0 (any free port) to 65535",))
+        server = evolve(server, port=port)
+    if admin is not None and port is not None and collide(server, admin):
+        raise ConfigurationError((f"--port {port} is that of the operator listener [admin]",))
+    added = exposure(server) if host is not None else ()
+    return Loaded(evolve(loaded.settings, server=server), loaded.warnings + added)

@@ -1,0 +1,257 @@
+"""The schema: every key of the configuration file, what it accepts and what it becomes.
+
+One table per settings class; the keys are the class's fields (a test holds them together). The
+defaults are the class's own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, fields
+
+from mcpguard.config import grammar, rules
+from mcpguard.config.kinds import (
+    Choice,
+    Flag,
+    Integer,
+    Kind,
+    ListOf,
+    Number,
+    Text,
+)
+from mcpguard.config.settings import (
+    AdminSettings,
+    ApiKeySettings,
+    AuditSettings,
+    AuthSettings,
+    CorsSettings,
+    IdentityKeys,
+    RateLimitSettings,
+    RedactionRule,
+    RotationSettings,
+    ServerSettings,
+    Settings,
+    ToolLimit,
+    UpstreamSettings,
+)
+from mcpguard.config.shapes import (
+    BIND,
+    DAY,
+    GIB,
+    GLOB,
+    GLOBS,
+    HEADER_NAME,
+    MAX_RATE,
+    PORT,
+    YEAR,
+    FilePath,
+    LogArguments,
+    Moment,
+)
+from mcpguard.config.tables import Table, Tables
+from mcpguard.config.upstream_schema import UPSTREAM
+from mcpguard.observe.events import EVENT_TYPES
+
+CORS = Table(
+    CorsSettings,
+    {
+        "enabled": Flag(),
+        "allowed_origins": ListOf(
+            Text('an origin such as "https://app.example.com", or "*"', grammar.cors_origin),
+            "a list of origins",
+            1000,
+        ),
+        "allowed_methods": ListOf(
+            Choice(("GET", "POST", "DELETE", "OPTIONS")), "a list of HTTP methods", 4
+        ),
+        "allowed_headers": ListOf(HEADER_NAME, "a list of header names", 100),
+        "max_age": Integer(0, DAY),
+    },
+    rules=(rules.cors_without_origins,),
+)
+
+SERVER = Table(
+    ServerSettings,
+    {
+        "host": BIND,
+        "port": PORT,
+        "public_url": Text(
+            "an absolute URL such as https://mcp.example.com, without query", grammar.public_url
+        ),
+        "max_request_size": Integer(1, GIB),
+        "allowed_hosts": ListOf(
+            Text("a host, or host:port", grammar.host_and_port), "a list of hosts", 1000
+        ),
+        "allowed_origins": ListOf(
+            Text('an origin such as "https://app.example.com"', grammar.origin),
+            "a list of origins",
+            1000,
+        ),
+        "drain_timeout_secs": Number(0, DAY, or_equal=True),
+        "denial_status": Choice((403, 200)),
+        "cors": CORS,
+    },
+    later=frozenset({"workers", "session_key", "tls"}),
+)
+
+ADMIN = Table(AdminSettings, {"host": BIND, "port": PORT})
+
+IDENTITY_KEYS: Mapping[str, Kind[Any]] = {
+    "name": Text("a name to show", grammar.label(256)),
+    **dict.fromkeys(
+        (
+            "allowed_tools",
+            "denied_tools",
+            "allowed_servers",
+            "allowed_resources",
+            "denied_resources",
+            "allowed_prompts",
+            "denied_prompts",
+        ),
+        GLOBS,
+    ),
+    "rate_limit": Number(0, MAX_RATE),
+    "burst_size": Integer(1, 1_000_000),
+    "max_concurrency": Integer(1, 100_000),
+}
+
+
+def _api_key(**given: Any) -> ApiKeySettings:
+    """The rights and limits go into their own object."""
+    identity = {f.name: given.pop(f.name) for f in fields(IdentityKeys) if f.name in given}
+    return ApiKeySettings(identity=IdentityKeys(**identity), **given)
+
+
+API_KEY = Table(
+    _api_key,
+    {
+        "id": Text("a name of 1 to 128 characters", grammar.label(128), plain=True),
+        "key_hash": Text(
+            "the base64 of a SHA-256, as `mcp-guard keygen` and `mcp-guard hash-key` print it",
+            grammar.key_hash,
+            hidden=True,
+        ),
+        **IDENTITY_KEYS,
+        "expires_at": Moment(),
+        "allowed_ips": ListOf(
+            Text("an IP address or CIDR range", grammar.network),
+            "a list of IP addresses and CIDR ranges",
+            1000,
+        ),
+    },
+    required=("id", "key_hash"),
+)
+
+AUTH = Table(
+    AuthSettings,
+    {
+        "api_keys": Tables(
+            API_KEY,
+            "a list of tables: [[auth.api_keys]]",
+            unique={
+                "id": "another API key has this id",
+                "key_hash": "another API key has this hash, so it is the same key",
+            },
+        )
+    },
+    later=frozenset({"jwt", "oauth", "mtls"}),
+)
+
+TOOL_LIMIT = Table(
+    ToolLimit,
+    {
+        "tool_pattern": GLOB,
+        "requests_per_second": Number(0, MAX_RATE),
+        "burst_size": Integer(1, 1_000_000),
+    },
+    required=("tool_pattern", "requests_per_second"),
+)
+
+RATE_LIMIT = Table(
+    RateLimitSettings,
+    {
+        "enabled": Flag(),
+        "requests_per_second": Number(0, MAX_RATE),
+        "burst_size": Integer(1, 1_000_000),
+        "failed_auth_per_minute": Integer(1, 1_000_000),
+        "tool_limits": Tables(
+            TOOL_LIMIT,
+            "a list of tables: [[rate_limit.tool_limits]]",
+            unique={"tool_pattern": "another limit has this pattern"},
+            limit=1000,
+        ),
+    },
+    later=frozenset({"redis"}),
+)
+
+REDACTION_RULE = Table(
+    RedactionRule,
+    {
+        "name": Text("a name of 1 to 128 characters", grammar.label(128)),
+        "pattern": Text("a regular expression of RE2", grammar.pattern, 2048),
+        "replacement": Text("text of at most 256 characters", grammar.words, 256),
+    },
+    required=("name", "pattern"),
+)
+
+ROTATION = Table(
+    RotationSettings,
+    {
+        "enabled": Flag(),
+        "max_size_bytes": Integer(4096, 1 << 50),
+        "max_age_secs": Integer(1, 100 * YEAR),
+        "max_backups": Integer(1, 10_000),
+        "compress": Flag(),
+    },
+)
+
+AUDIT = Table(
+    AuditSettings,
+    {
+        "enabled": Flag(),
+        "events": ListOf(Choice(tuple(sorted(EVENT_TYPES))), "a list of event types", 100),
+        "stdout": Flag(),
+        "file": FilePath("a file in an existing directory", directory=False),
+        "log_arguments": LogArguments(),
+        "redaction_rules": Tables(
+            REDACTION_RULE,
+            "a list of tables: [[audit.redaction_rules]]",
+            unique={"name": "another rule has this name"},
+            limit=1000,
+        ),
+        "rotation": ROTATION,
+    },
+    later=frozenset(
+        {
+            *("export_url", "export_batch_size", "export_interval_secs", "export_headers"),
+            *("export_format", "spool_dir", "spool_max_bytes", "on_full"),
+        }
+    ),
+    rules=(rules.rotation_without_file,),
+)
+
+
+def _settings(upstream: tuple[UpstreamSettings, ...], **sections: Any) -> Settings:
+    """The whole; ``[upstream]`` becomes the list of servers."""
+    return evolve(Settings(**sections), upstreams=upstream)
+
+
+ROOT = Table(
+    _settings,
+    {
+        "server": SERVER,
+        "admin": ADMIN,
+        "upstream": UPSTREAM,
+        "auth": AUTH,
+        "rate_limit": RATE_LIMIT,
+        "audit": AUDIT,
+    },
+    later=frozenset({"tracing"}),
+    rules=(
+        rules.some_upstream,
+        rules.some_authentication,
+        rules.listeners,
+        rules.audit_goes_nowhere,
+        rules.known_servers,
+    ),
+)
