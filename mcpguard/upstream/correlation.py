@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 from attrs import define, field, frozen
 
+from mcpguard.protocol.mcp import META_SUBSCRIPTION_ID
 from mcpguard.upstream.link import Id, Message, Outbound
 
-META_SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 LISTEN = "subscriptions/listen"
 PROGRESS = "notifications/progress"
 CANCELLED = "notifications/cancelled"

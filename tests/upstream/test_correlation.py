@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.protocol.mcp import META_SUBSCRIPTION_ID
 from mcpguard.upstream.correlation import (
-    META_SUBSCRIPTION_ID,
     Answer,
     Broken,
     Correlator,

@@ -1,0 +1,84 @@
+"""What a child writes that is no protocol: stderr, and banners on stdout, on the way to the log."""
+
+from collections.abc import Callable
+
+from attrs import define, field
+
+from mcpguard.policy.buckets import Level, Rate, take
+
+MARGIN = 1024
+"""Bytes looked at beyond what is kept, so that no secret is cut in half and then not recognised."""
+
+
+@define
+class Chatter:
+    """Text in arbitrary chunks in, lines out to ``emit``: cut, rated and cleaned of secrets.
+
+    ``rate`` counts lines; what is over it is dropped, and the next line that passes is preceded by
+    how many were. Time is an argument, in seconds.
+    """
+
+    emit: Callable[[str], None]
+    clean: Callable[[str], str]
+    """Takes secrets out of one line."""
+    max_line: int
+    """Bytes kept of a line; the rest is dropped."""
+    rate: Rate
+    _part: bytearray = field(init=False, factory=bytearray)
+    _level: Level | None = field(init=False, default=None)
+    _dropped: int = field(init=False, default=0)
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take a chunk; complete lines go out at once."""
+        *lines, last = data.split(b"\n")
+        for line in lines:
+            self._hold(line)
+            self._finish(now)
+        self._hold(last)
+
+    def line(self, line: bytes, now: float) -> None:
+        """Take one whole line."""
+        self._hold(line)
+        self._finish(now)
+
+    def end(self, now: float) -> None:
+        """The text is over: let go of what is held."""
+        self._finish(now)
+        self._tell_dropped()
+
+    def _hold(self, data: bytes) -> None:
+        self._part += data[: max(0, self.max_line + MARGIN - len(self._part))]
+
+    def _finish(self, now: float) -> None:
+        raw = bytes(self._part)
+        self._part.clear()
+        if not raw.strip():
+            return
+        level, wait = take(self.rate, self._level, now, 1.0)
+        self._level = level
+        if wait > 0:
+            self._dropped += 1
+            return
+        self._tell_dropped()
+        text = self.clean(raw.decode("utf-8", "backslashreplace").rstrip())
+        cut = text[: self.max_line]
+        plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+        self.emit(plain + ("…" if len(text) > self.max_line else ""))
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            self.emit(f"({self._dropped} lines dropped)")
+            self._dropped = 0
+
+
+def cleaner(secrets: tuple[str, ...], redact: Callable[[str], str]) -> Callable[[str], str]:
+    """A function that takes these secrets out of a text, then whatever ``redact`` knows."""
+    # Short values ("1", "true") are no secrets, and replacing them would garble every line.
+    known = sorted((one for one in secrets if len(one) >= 6), key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for secret in known:
+            text = text.replace(secret, "[REDACTED]")
+        return redact(text)
+
+    return clean
