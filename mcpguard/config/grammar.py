@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 import re2
 
 from mcpguard.config.settings import Network
+from mcpguard.policy.addresses import classify
+from mcpguard.policy.origins import normal_origin, parse_authority
 
 SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 HOST_NAME = re.compile(
@@ -97,7 +99,8 @@ def bind_address(text: str) -> str:
 
 def _looks_numeric(host: str) -> bool:
     """Whether the last label is a number, which makes a name an IPv4 address or nothing."""
-    return host.rstrip(".").rpartition(".")[2].isdigit()
+    last = host.rstrip(".").rpartition(".")[2].lower()
+    return last.isdigit() or last.startswith("0x")
 
 
 class Concealed(ValueError):
@@ -138,13 +141,20 @@ def _is_host(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return bool(HOST_NAME.match(host))
+        # 2130706433 and 0x7f.1 are addresses to some resolvers and names to others.
+        return bool(HOST_NAME.match(host)) and not _looks_numeric(host)
     return True
 
 
 def upstream_url(text: str) -> str:
-    """Where an MCP server answers."""
-    absolute_url(text)
+    """Where an MCP server answers. A name is judged again each time it is resolved."""
+    host = absolute_url(text).hostname or ""
+    try:
+        kind = classify(host)
+    except ValueError:
+        return text
+    if kind in ("link_local", "metadata", "unusable"):
+        raise ValueError("an address that is never dialled (metadata, link-local or none at all)")
     return text
 
 
@@ -156,12 +166,14 @@ def public_url(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """``scheme://host[:port]`` as browsers send it (RFC 6454), in lower case."""
-    url = absolute_url(text)
-    if url.path or url.query or text.endswith("?"):
-        raise ValueError("has a path; an origin is scheme://host or scheme://host:port")
-    default = {"http": ":80", "https": ":443"}[url.scheme]
-    return text.lower().removesuffix(default)
+    """``scheme://host[:port]`` as browsers send it (RFC 6454), in its normal form."""
+    rest = text.partition("://")[2]
+    if any(c in rest for c in "/?#@\\") or any(ord(c) <= 32 or ord(c) >= 127 for c in text):
+        raise ValueError("has more than scheme://host or scheme://host:port")
+    normal = normal_origin(text)
+    if normal is None:
+        raise ValueError("not scheme://host or scheme://host:port")
+    return normal
 
 
 def cors_origin(text: str) -> str:
@@ -171,13 +183,9 @@ def cors_origin(text: str) -> str:
 
 def host_and_port(text: str) -> str:
     """What a ``Host`` header may say: ``name``, ``name:port``, ``[IPv6]``, ``[IPv6]:port``."""
-    if any(c in text for c in "/?#@"):
-        raise ValueError("has more than a host; give only the host, or host:port")
     bare = text if text.startswith("[") or text.count(":") < 2 else f"[{text}]"
-    try:
-        absolute_url(f"http://{bare}")
-    except ValueError:
-        raise ValueError("not a host name, address, or either with a port") from None
+    if parse_authority(bare) is None:
+        raise ValueError("not a host name, address, or either with a port")
     return bare.lower()
 
 

@@ -1,6 +1,5 @@
 """What must hold between keys. Each rule reads a draft and reports to its place."""
 
-import ipaddress
 import os
 import shutil
 
@@ -17,6 +16,7 @@ from mcpguard.config.settings import (
 )
 from mcpguard.config.tables import Draft
 from mcpguard.policy.globs import glob_matches
+from mcpguard.policy.origins import is_loopback
 
 STDIO_ONLY = (
     *("command", "args", "cwd", "env", "inherit_env", "isolation", "max_children"),
@@ -203,14 +203,6 @@ def collide(server: ServerSettings, admin: AdminSettings) -> bool:
     """Whether the two listeners would want the same port."""
     hosts = {server.host, admin.host}
     return server.port == admin.port and (len(hosts) == 1 or not hosts.isdisjoint(WILDCARDS))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
 
 
 def known_servers(draft: Draft) -> None:
