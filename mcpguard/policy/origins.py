@@ -49,7 +49,7 @@ def build_rules(server: ServerSettings, port: int) -> OriginRules:
     `ConfigurationError` for an entry that is no host or no origin.
     """
     problems: list[str] = []
-    local = _is_loopback(server.host)
+    local = is_loopback(server.host)
     public = urlsplit(server.public_url) if server.public_url else None
     hosts: frozenset[Authority] | None = None
     if server.allowed_hosts is not None:
@@ -196,7 +196,7 @@ def _normal_name(host: str, *, bracketed: bool) -> str | None:
     return name
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:

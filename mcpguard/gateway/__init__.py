@@ -1,0 +1,6 @@
+"""The composition root: settings in, a running service tree out. Alone knows every room."""
+
+from mcpguard.gateway.service import Gateway
+from mcpguard.gateway.upstreams import check_upstreams
+
+__all__ = ["Gateway", "check_upstreams"]

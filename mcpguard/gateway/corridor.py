@@ -1,0 +1,115 @@
+"""The corridor put together: every room's piece over any directory, clock and trail."""
+
+import secrets
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from mcpguard.config.settings import ApiKeySettings, RateLimitSettings, ServerSettings
+from mcpguard.identity.api_keys import ApiKeys
+from mcpguard.identity.chain import Chain
+from mcpguard.limits.memory import MemoryLimiter
+from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.pipeline.admission import Admission
+from mcpguard.pipeline.bare import BareWire, SessionPool
+from mcpguard.pipeline.corridor import CorridorBounds, Pipeline
+from mcpguard.pipeline.legacy import LegacyWire
+from mcpguard.pipeline.modern import ModernWire
+from mcpguard.pipeline.schemas import ToolSchemas
+from mcpguard.pipeline.session_table import SessionTable
+from mcpguard.pipeline.sessions import Session, SessionBounds
+from mcpguard.pipeline.trip import Books, Clocks, digest_of
+from mcpguard.policy.origins import build_rules
+from mcpguard.policy.principal import Principal
+from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.upstream.link import Directory
+
+JSON_BOUNDS = Bounds(max_depth=64, max_nodes=100_000)
+SESSIONS = SessionBounds(
+    total=10_000,
+    per_principal=100,
+    idle_secs=1800.0,
+    replay_events=256,
+    replay_bytes=1_048_576,
+    queued_messages=100,
+    queued_bytes=1_048_576,
+    queued_secs=60.0,
+    asked=100,
+    asked_secs=300.0,
+)
+COMMIT_AFTER_SECS = 15.0
+MAX_TRACKED_KEYS = 100_000
+MAX_POOLED_SESSIONS = 1_000
+MAX_LISTENS = 20
+MAX_LISTEN_URIS = 100
+
+
+def corridor_for(
+    *,
+    server: ServerSettings,
+    rate_limit: RateLimitSettings,
+    api_keys: tuple[ApiKeySettings, ...],
+    directory: Directory,
+    clock: IReactorTime,
+    wall: Callable[[], float],
+    new_id: Callable[[], str],
+    recorder: Recorder,
+    meter: Meter,
+    port: int | None = None,
+    new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+    seen: Callable[[Principal], None] = lambda principal: None,
+    sessions: SessionBounds = SESSIONS,
+) -> Pipeline:
+    """The corridor over any directory, clock and trail."""
+    monotonic = clock.seconds
+    books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
+    limiter = MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
+    admission = Admission(rate_limit, limiter)
+
+    def session_ended(session: Session) -> None:
+        recorder.record(
+            Event(
+                event_type="SessionEnded",
+                timestamp=wall(),
+                identity_id=session.principal.id,
+                provider=session.principal.provider,
+                server=session.route.upstream.name,
+                session_id=digest_of(session.id),
+            )
+        )
+
+    table = SessionTable(sessions, monotonic, session_ended)
+    return Pipeline(
+        books=books,
+        clock=clock,
+        rules=build_rules(server, server.port if port is None else port),
+        limits=rate_limit,
+        limiter=limiter,
+        authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
+        directory=directory,
+        table=table,
+        legacy=LegacyWire(
+            admission=admission,
+            table=table,
+            bounds=sessions,
+            clock=clock,
+            new_session_id=new_session_id,
+            commit_after=COMMIT_AFTER_SECS,
+        ),
+        modern=ModernWire(
+            admission=admission,
+            schemas=ToolSchemas(monotonic, ttl_secs=300.0, max_tools=2_000, max_pages=20),
+            clock=clock,
+            commit_after=COMMIT_AFTER_SECS,
+            max_listens=MAX_LISTENS,
+            max_listen_uris=MAX_LISTEN_URIS,
+        ),
+        bare=BareWire(
+            admission=admission,
+            pool=SessionPool(monotonic, idle_secs=900.0, max_sessions=MAX_POOLED_SESSIONS),
+            clock=clock,
+            commit_after=COMMIT_AFTER_SECS,
+        ),
+        bounds=CorridorBounds(json=JSON_BOUNDS),
+        seen=seen,
+    )

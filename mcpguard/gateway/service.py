@@ -1,0 +1,305 @@
+"""The running gateway: one service that starts and stops every room in the right order."""
+
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from mcpguard import __version__
+from mcpguard.config.settings import Settings
+from mcpguard.front.bounds import Limits
+from mcpguard.front.cors import Cors
+from mcpguard.front.operator import OperatorRoutes, Vitals
+from mcpguard.front.routes import ClientRoutes, PageAccess
+from mcpguard.front.site import GuardSite
+from mcpguard.gateway.corridor import corridor_for
+from mcpguard.gateway.operator_gate import OperatorGate
+from mcpguard.gateway.upstreams import build_upstream
+from mcpguard.observe.audit.thread import spawn_worker
+from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
+from mcpguard.observe.events import Event
+from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
+from mcpguard.policy.origins import is_loopback
+from mcpguard.policy.principal import Principal
+from mcpguard.upstream.directory import UpstreamDirectory
+
+log = Logger()
+
+SWEEP_SECS = 15.0
+ACTIVE_WINDOW_SECS = 300.0
+MAX_TRACKED_IDENTITIES = 100_000
+
+
+def front_limits(max_request_size: int) -> Limits:
+    """The bounds of the client listener."""
+    return Limits(
+        body_bytes=max_request_size,
+        header_bytes=32_768,
+        header_count=100,
+        connections=10_000,
+        connections_per_address=1_000,
+        idle_secs=75.0,
+        head_secs=15.0,
+        body_secs=60.0,
+        stall_secs=30.0,
+        linger_secs=5.0,
+        stream_buffer_bytes=4_194_304,
+        keepalive_secs=15.0,
+    )
+
+
+def operator_limits() -> Limits:
+    """The bounds of the operator listener, which takes no bodies worth the name."""
+    return Limits(
+        body_bytes=1_024,
+        header_bytes=16_384,
+        header_count=100,
+        connections=100,
+        connections_per_address=100,
+        idle_secs=75.0,
+        head_secs=15.0,
+        body_secs=15.0,
+        stall_secs=30.0,
+        linger_secs=5.0,
+        stream_buffer_bytes=1_048_576,
+        keepalive_secs=15.0,
+    )
+
+
+@define(eq=False)
+class ActiveIdentities:
+    """How many principals were seen in the last ``window`` seconds; bounded."""
+
+    monotonic: Callable[[], float]
+    window: float
+    max_tracked: int
+    _seen: dict[str, float] = field(init=False, factory=dict)
+
+    def note(self, principal: Principal) -> None:
+        """A principal was authenticated."""
+        self._seen.pop(principal.key, None)
+        self._seen[principal.key] = self.monotonic()
+        if len(self._seen) > self.max_tracked:
+            self._seen.pop(next(iter(self._seen)))
+
+    def count(self) -> int:
+        """Those seen lately."""
+        oldest = self.monotonic() - self.window
+        while self._seen:
+            key, at = next(iter(self._seen.items()))
+            if at >= oldest:
+                break
+            del self._seen[key]
+        return len(self._seen)
+
+
+class Gateway(Service):
+    """The whole gateway as one service.
+
+    ``started`` fires with the URL clients use once everything listens, or errbacks with the
+    reason why it cannot. Binding happens in `privilegedStartService`, so that twistd exits with
+    status 1 when an address is taken instead of staying up with nothing listening.
+    """
+
+    name = "mcp-guard"
+
+    def __init__(self, settings: Settings, reactor: Any, *, stdout: int = 1) -> None:
+        self.settings = settings
+        self.started: Deferred[str] = Deferred()
+        self._reactor = reactor
+        self._ports: list[IListeningPort] = []
+        self._sweeper: LoopingCall | None = None
+        self._ready_since: float | None = None
+        wall = time.time
+        server = settings.server
+        self._identities = ActiveIdentities(
+            reactor.seconds, ACTIVE_WINDOW_SECS, MAX_TRACKED_IDENTITIES
+        )
+        self.metrics = Metrics(
+            active_identities=self._identities.count,
+            sessions=lambda: len(self.pipeline.table),
+            streams=lambda: self._site.connections,
+            children=self._children,
+        )
+        self.audit = AuditTrail(
+            settings.audit,
+            clock=reactor,
+            wall=wall,
+            meter=self.metrics,
+            spawn=spawn_worker,
+            stdout=stdout,
+            bounds=AUDIT_BOUNDS,
+        )
+        self.upstreams = [
+            build_upstream(one, reactor=reactor, meter=self.metrics, recorder=self.audit)
+            for one in settings.upstreams
+        ]
+        self.directory = UpstreamDirectory(
+            list(zip(settings.upstreams, self.upstreams, strict=True))
+        )
+        new_id = lambda: str(uuid.uuid4())  # noqa: E731
+        self.pipeline = corridor_for(
+            server=server,
+            rate_limit=settings.rate_limit,
+            api_keys=settings.auth.api_keys,
+            directory=self.directory,
+            clock=reactor,
+            wall=wall,
+            new_id=new_id,
+            recorder=self.audit,
+            meter=self.metrics,
+            seen=self._identities.note,
+        )
+        vitals = Vitals(
+            version=__version__,
+            started_at=reactor.seconds(),
+            seconds=reactor.seconds,
+            readiness=self._readiness,
+            metrics=self.metrics.render,
+            metrics_type=CONTENT_TYPE,
+            routes=self.directory.describe,
+        )
+        if settings.admin is not None:
+            access = PageAccess.ABSENT
+        elif is_loopback(server.host):
+            access = PageAccess.OPEN
+        else:
+            access = PageAccess.AUTHENTICATED
+        self._site = GuardSite(
+            reactor=reactor,
+            wall=wall,
+            gate=self.pipeline,
+            resource=ClientRoutes(self.pipeline, vitals, access).resource(),
+            limits=front_limits(server.max_request_size),
+            cors=Cors(server.cors) if server.cors.enabled else None,
+            new_id=new_id,
+            on_dropped=self._dropped,
+        )
+        self._operator_site: GuardSite | None = None
+        if settings.admin is not None:
+            self._operator_site = GuardSite(
+                reactor=reactor,
+                wall=wall,
+                gate=OperatorGate(self.pipeline.books, settings.admin),
+                resource=OperatorRoutes(vitals).resource(),
+                limits=operator_limits(),
+                cors=None,
+                new_id=new_id,
+                on_dropped=self._dropped,
+            )
+
+    # -- start -----------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Bind the listeners and open the audit file; raises when either cannot be had."""
+        server, admin = self.settings.server, self.settings.admin
+        self.audit.start()
+        self._ports.append(
+            self._reactor.listenTCP(server.port, self._site, backlog=1024, interface=server.host)
+        )
+        if admin is not None and self._operator_site is not None:
+            self._ports.append(
+                self._reactor.listenTCP(admin.port, self._operator_site, interface=admin.host)
+            )
+
+    def startService(self) -> None:
+        """Start the upstreams and begin to serve."""
+        if not self._ports:
+            # twistd has bound them already; `mcp-guard run` comes straight here.
+            try:
+                self.privilegedStartService()
+            except Exception as error:
+                self.started.errback(error)
+                return
+        super().startService()
+        for upstream in self.upstreams:
+            upstream.start()
+        self._sweeper = LoopingCall(self._sweep)
+        self._sweeper.clock = self._reactor
+        self._sweeper.start(SWEEP_SECS, now=False)
+        self._listen_for_signals()
+        self._system_event("GatewayStarted")
+        if not self.settings.auth.api_keys:
+            log.warn(
+                "no authentication is configured: every MCP request will be refused. "
+                "Add a key with `mcp-guard keygen --user-id NAME --apply-to-config`."
+            )
+        if self.pipeline.rules.hosts is None:
+            log.warn(
+                "any Host header is accepted: set server.public_url or server.allowed_hosts "
+                "to be safe from DNS rebinding"
+            )
+        log.info("listening on {url}", url=self.url)
+        self.started.callback(self.url)
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the listener (the port is the one the system gave)."""
+        host = self.settings.server.host
+        port = self._ports[0].getHost().port
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _listen_for_signals(self) -> None:
+        # Only the main thread of a real process may; tests run the service without signals.
+        install = getattr(signal, "signal", None)
+        try:
+            install(signal.SIGUSR1, self._reopen_requested)  # type: ignore[misc]
+        except ValueError:
+            log.debug("not on the main thread: SIGUSR1 is not listened to")
+
+    def _reopen_requested(self, signum: int, frame: object) -> None:
+        self._reactor.callFromThread(self.audit.reopen)
+
+    def _sweep(self) -> None:
+        self.pipeline.table.sweep()
+        self.pipeline.bare.pool.sweep()
+
+    # -- stop ------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order: listeners, running calls, sessions, children, audit."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.pipeline.draining = True
+        if self._sweeper is not None and self._sweeper.running:
+            self._sweeper.stop()
+        await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+        drains = [self._site.drain(self.settings.server.drain_timeout_secs)]
+        if self._operator_site is not None:
+            drains.append(self._operator_site.drain(1.0))
+        await DeferredList(drains)
+        await self.pipeline.table.end_all()
+        await self.pipeline.bare.pool.end_all()
+        await DeferredList([maybeDeferred(one.stop) for one in self.upstreams], consumeErrors=True)
+        self._system_event("GatewayStopped")
+        await self.audit.stop()
+
+    # -- what the pages show ---------------------------------------------------------------
+
+    def _readiness(self) -> tuple[bool, str]:
+        if self.pipeline.draining:
+            return False, "draining"
+        for upstream in self.upstreams:
+            standing = upstream.standing
+            if not standing.usable:
+                return False, f"upstream {upstream.name}: {standing.reason}"
+        return True, ""
+
+    def _children(self) -> dict[str, int]:
+        return {one.name: one.child_count for one in self.upstreams if hasattr(one, "child_count")}
+
+    def _dropped(self, why: str) -> None:
+        self.metrics.count("mcp_guard_connections_dropped_total", reason=why)
+
+    def _system_event(self, event_type: str) -> None:
+        self.audit.record(Event(event_type=event_type, timestamp=time.time()))

@@ -1,0 +1,56 @@
+"""The steps between a parsed message and an upstream: the rules, then the limit of the tool."""
+
+from attrs import define
+from twisted.internet.defer import Deferred
+
+from mcpguard.config.settings import RateLimitSettings
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.limits.limiter import Grant, Limiter
+from mcpguard.pipeline.dispatch import authorize
+from mcpguard.pipeline.trip import Trip
+from mcpguard.policy.buckets import Rate
+from mcpguard.policy.principal import Principal
+from mcpguard.policy.rules import glob_matches
+from mcpguard.protocol.jsonrpc import Request
+from mcpguard.protocol.mcp import METHODS
+
+
+async def granted(answer: Grant | Deferred[Grant]) -> Grant:
+    """A limiter's answer, waited for only when it must be."""
+    return await answer if isinstance(answer, Deferred) else answer
+
+
+@define(eq=False)
+class Admission:
+    """What every request of every era passes before it may reach a server."""
+
+    settings: RateLimitSettings
+    limiter: Limiter
+
+    async def admit(self, trip: Trip, server: str, request: Request, *, modern: bool) -> None:
+        """Return if the request may go to ``server``; raises Refused otherwise."""
+        principal = trip.principal
+        assert principal is not None
+        known = METHODS.get(request.method)
+        if known is None or not (known.modern if modern else known.legacy):
+            # Handshake eras answer an unknown method as JSON-RPC does, with 200 (both reference
+            # servers); the stateless wire has 404 for it.
+            raise Refused(Refusal(Reason.UNKNOWN_METHOD))
+        refusal = authorize(principal, server, request)
+        if refusal is not None:
+            raise Refused(refusal)
+        trip.step("Authorized")
+        if request.method == "tools/call" and self.settings.enabled:
+            await self._tool_limits(trip, principal, str((request.params or {})["name"]))
+
+    async def _tool_limits(self, trip: Trip, principal: Principal, tool: str) -> None:
+        for rule in self.settings.tool_limits:
+            if not glob_matches(rule.tool_pattern, tool):
+                continue
+            rate = Rate(rule.requests_per_second, rule.burst_size)
+            key = f"tool\0{principal.key}\0{rule.tool_pattern}\0{tool}"
+            grant = await granted(self.limiter.take(key, rate))
+            trip.books.meter.rate_limit(grant.allowed)
+            if not grant.allowed:
+                trip.grant = grant
+                raise Refused(Refusal(Reason.TOOL_RATE_LIMITED, retry_after=grant.retry_after))

@@ -1,0 +1,272 @@
+"""Bare requests: one JSON-RPC POST with a key and nothing else (product reference 3.5).
+
+They are served over a session that the gateway itself opened for that principal, with empty
+client capabilities, or over a stateless link where the server has one.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
+from mcpguard.pipeline.admission import Admission
+from mcpguard.pipeline.dispatch import RunningCall, refusal_of
+from mcpguard.pipeline.schemas import CLIENT_INFO, gateway_meta
+from mcpguard.pipeline.session_table import close_failed, close_quietly
+from mcpguard.pipeline.streams import PostAnswer
+from mcpguard.pipeline.trip import Trip
+from mcpguard.protocol.jsonrpc import Request
+from mcpguard.protocol.mcp import LATEST_LEGACY, METHODS, MODERN_VERSIONS
+from mcpguard.upstream.link import (
+    Call,
+    Eras,
+    InitializeRejected,
+    Link,
+    Message,
+    Outbound,
+    Route,
+    UpstreamFailure,
+)
+
+_MODERN_ONLY_MEMBERS = frozenset({"resultType", "ttlMs", "cacheScope"})
+
+
+def without_modern_members(result: Message) -> Message:
+    """A stateless server's result as a client of the handshake eras knows it."""
+    return {key: value for key, value in result.items() if key not in _MODERN_ONLY_MEMBERS}
+
+
+@define(eq=False)
+class PooledSession:
+    """One session of the pool. Is the link's `Inbox`: nobody can be asked, so all is refused."""
+
+    on_closed: Callable[["PooledSession"], None]
+    link: Link | None = None
+    version: str = LATEST_LEGACY
+    in_use: int = 0
+    last_used: float = 0.0
+    dead: bool = False
+
+    def notification(self, message: Message) -> None:
+        """Nobody listens between requests."""
+
+    def request(self, message: Message, related: Call | None) -> None:
+        """Refuse: the pool declared no client capability."""
+        if self.link is not None:
+            self.link.respond(
+                {
+                    "jsonrpc": "2.0",
+                    "id": message.get("id"),
+                    "error": {"code": METHOD_NOT_FOUND, "message": "Method not found"},
+                }
+            )
+
+    def closed(self, failure: UpstreamFailure) -> None:
+        """The session is gone; the next bare request opens another."""
+        self.dead = True
+        self.on_closed(self)
+
+
+@define(eq=False)
+class SessionPool:
+    """One handshake session per principal and route, opened on first use."""
+
+    monotonic: Callable[[], float]
+    idle_secs: float
+    max_sessions: int
+    _open: OrderedDict[tuple[str, str, str], PooledSession] = field(init=False, factory=OrderedDict)
+    _opening: dict[tuple[str, str, str], list[Deferred[None]]] = field(init=False, factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._opening)
+
+    async def borrow(self, principal_key: str, route: Route) -> PooledSession:
+        """The principal's session on this route; raises Refused when there can be none."""
+        key = (principal_key, route.upstream.name, route.path)
+        while True:
+            session = self._open.get(key)
+            if session is not None and not session.dead:
+                self._open.move_to_end(key)
+                session.in_use += 1
+                session.last_used = self.monotonic()
+                return session
+            if key not in self._opening:
+                break
+            waiting: Deferred[None] = Deferred()
+            self._opening[key].append(waiting)
+            await waiting
+        self._make_room()
+        self._opening[key] = []
+        try:
+            session = await self._handshake(key, principal_key, route)
+        finally:
+            for one in self._opening.pop(key):
+                one.callback(None)
+        session.in_use += 1
+        session.last_used = self.monotonic()
+        return session
+
+    def give_back(self, session: PooledSession) -> None:
+        """A request on it has ended."""
+        session.in_use -= 1
+        session.last_used = self.monotonic()
+
+    async def _handshake(
+        self, key: tuple[str, str, str], principal_key: str, route: Route
+    ) -> PooledSession:
+        session = PooledSession(on_closed=lambda dead: self._forget(key, dead))
+        params: Message = {
+            "protocolVersion": LATEST_LEGACY,
+            "capabilities": {},
+            "clientInfo": dict(CLIENT_INFO),
+        }
+        try:
+            opening = await route.upstream.open_session(principal_key, params, session, route.path)
+        except InitializeRejected as rejected:
+            raise Refused(
+                Refusal(
+                    Reason.UPSTREAM_FAILED,
+                    detail=f"initialize was rejected: {rejected.error.get('code')}",
+                )
+            ) from rejected
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        session.link = opening.link
+        version = opening.result.get("protocolVersion")
+        session.version = version if isinstance(version, str) else LATEST_LEGACY
+        opening.link.notify("notifications/initialized", None)
+        if not session.dead:
+            self._open[key] = session
+        return session
+
+    def _make_room(self) -> None:
+        if len(self) < self.max_sessions:
+            return
+        for key, session in self._open.items():
+            if session.in_use == 0:
+                self._close(key, session)
+                return
+        raise Refused(Refusal(Reason.OVERLOADED, retry_after=5.0))
+
+    def sweep(self) -> None:
+        """Close sessions idle too long."""
+        now = self.monotonic()
+        for key, session in list(self._open.items()):
+            if session.in_use == 0 and now - session.last_used > self.idle_secs:
+                self._close(key, session)
+
+    def end_all(self) -> Deferred[None]:
+        """Close every session; fires when all links are closed."""
+        closing = [self._close(key, session) for key, session in list(self._open.items())]
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+    def _forget(self, key: tuple[str, str, str], session: PooledSession) -> None:
+        if self._open.get(key) is session:
+            del self._open[key]
+
+    def _close(self, key: tuple[str, str, str], session: PooledSession) -> Deferred[None]:
+        self._forget(key, session)
+        session.dead = True
+        if session.link is None:
+            return succeed(None)
+        closing = session.link.close()
+        closing.addErrback(close_failed)
+        return closing
+
+
+@define(eq=False)
+class BareWire:
+    """Requests without session, version or metadata."""
+
+    admission: Admission
+    pool: SessionPool
+    clock: IReactorTime
+    commit_after: float
+
+    async def post(self, trip: Trip, request: Request) -> None:
+        """Serve one bare request."""
+        principal, route = trip.principal, trip.route
+        assert principal is not None
+        assert route is not None
+        await self.admission.admit(trip, route.upstream.name, request, modern=False)
+        try:
+            eras = await route.upstream.eras()
+            modern = [v for v in MODERN_VERSIONS if v in eras.modern]
+            if modern and self._fits_modern(request, eras):
+                link = await route.upstream.stateless(principal.key, route.path)
+                self._run(
+                    trip,
+                    request,
+                    link,
+                    modern[0],
+                    stateless=True,
+                    done=lambda _: close_quietly(link),
+                )
+                return
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        session = await self.pool.borrow(principal.key, route)
+        assert session.link is not None
+        self._run(
+            trip,
+            request,
+            session.link,
+            session.version,
+            stateless=False,
+            done=lambda _: self.pool.give_back(session),
+        )
+
+    @staticmethod
+    def _fits_modern(request: Request, eras: Eras) -> bool:
+        """Whether the stateless wire has this method (it dropped ping and the like)."""
+        return METHODS[request.method].modern or not eras.legacy
+
+    def _run(
+        self,
+        trip: Trip,
+        request: Request,
+        link: Link,
+        version: str,
+        *,
+        stateless: bool,
+        done: Callable[[RunningCall], object],
+    ) -> None:
+        principal, route = trip.principal, trip.route
+        assert principal is not None
+        assert route is not None
+        params = request.params
+        if stateless:
+            given = (params or {}).get("_meta")
+            kept = given if isinstance(given, dict) else {}
+            params = {**(params or {}), "_meta": {**kept, **gateway_meta()}}
+        call = RunningCall(
+            trip=trip,
+            reply=PostAnswer(
+                outlet=trip.outlet,
+                headers=trip.answer_headers,
+                may_stream="text/event-stream" in (trip.accept or ""),
+            ),
+            client_id=request.id,
+            principal=principal,
+            server=route.upstream.name,
+            method=request.method,
+            clock=self.clock,
+            commit_after=self.commit_after,
+            shape=without_modern_members if stateless else None,
+            on_end=done,
+        )
+        # There is no session to come back to, so a caller who leaves has given up.
+        trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
+        call.start(
+            link,
+            Outbound(
+                id=request.id,
+                method=request.method,
+                params=params,
+                version=version,
+                principal_key=principal.key,
+            ),
+        )

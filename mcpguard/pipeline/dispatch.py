@@ -1,0 +1,235 @@
+"""One authorized request's trip to a server and back, the same for every era.
+
+`authorize` must have answered None before `RunningCall.start`; the corridor's order test shows
+over generated requests that nothing else leads to an upstream.
+"""
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from mcpguard.errors import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    MISSING_CLIENT_CAPABILITY,
+    PARSE_ERROR,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    Reason,
+    Refusal,
+)
+from mcpguard.pipeline.streams import PostAnswer
+from mcpguard.pipeline.trip import Trip
+from mcpguard.policy.filters import filter_list
+from mcpguard.policy.principal import Principal
+from mcpguard.policy.rules import Kind, Operation, Verdict, decide
+from mcpguard.protocol.answers import error_object
+from mcpguard.protocol.jsonrpc import Request
+from mcpguard.protocol.mcp import METHODS, touched
+from mcpguard.upstream.link import Call, Id, Link, Message, Outbound, UpstreamFailure
+
+log = Logger()
+
+_BAD_REQUEST_CODES = frozenset(
+    {
+        PARSE_ERROR,
+        INVALID_REQUEST,
+        INVALID_PARAMS,
+        HEADER_MISMATCH,
+        MISSING_CLIENT_CAPABILITY,
+        UNSUPPORTED_PROTOCOL_VERSION,
+    }
+)
+
+_DENIED = {
+    "tool": "Identity '{who}' is not authorized to call tool '{what}'",
+    "prompt": "Identity '{who}' is not authorized to use prompt '{what}'",
+    "resource": "Identity '{who}' is not authorized to access resource '{what}'",
+    "method": "Identity '{who}' is not authorized to use server '{what}'",
+}
+
+
+def clip(text: str, limit: int = 200) -> str:
+    """A name from the wire, short enough to be shown."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def may_touch(principal: Principal, server: str, kind: Kind, name: str) -> bool:
+    """The rule engine's yes or no for one thing."""
+    return decide(principal.rights, Operation(kind, name, server, "")).allowed
+
+
+def authorize(principal: Principal, server: str, request: Request) -> Refusal | None:
+    """Decide one request by the rules; None allows it.
+
+    An exception in here is a denial (the corridor turns it into one).
+    """
+    method = METHODS.get(request.method)
+    if method is None or not method.relayed:
+        return Refusal(Reason.UNKNOWN_METHOD)
+    verdict = decide(principal.rights, Operation("method", request.method, server, request.method))
+    if not verdict.allowed:
+        return _denied(principal, "method", server, verdict)
+    for kind, name in touched(request.method, request.params):
+        verdict = decide(principal.rights, Operation(kind, name, server, request.method))
+        if not verdict.allowed:
+            return _denied(principal, kind, name, verdict)
+    return None
+
+
+def _denied(principal: Principal, kind: str, name: str, verdict: Verdict) -> Refusal:
+    text = _DENIED[kind].format(who=clip(principal.name), what=clip(name))
+    reason = Reason.SERVER_DENIED if kind == "method" else Reason.DENIED
+    return Refusal(reason, text, detail=f"{verdict.reason} ({verdict.rule})")
+
+
+def refusal_of(failure: UpstreamFailure) -> Refusal:
+    """What a client is told of an upstream's failure: never its words."""
+    return Refusal(failure.reason, retry_after=failure.retry_after, detail=failure.detail)
+
+
+def modern_status(message: Message) -> int:
+    """The HTTP status of a JSON-RPC response on the 2026-07-28 wire (mcp-requirements 1.2)."""
+    error = message.get("error")
+    if not isinstance(error, dict):
+        return 200
+    code = error.get("code")
+    if code in _BAD_REQUEST_CODES:
+        return 400
+    return 404 if code == METHOD_NOT_FOUND else 200
+
+
+def legacy_status(message: Message) -> int:
+    """Handshake eras answer every JSON-RPC response with 200."""
+    return 200
+
+
+@define(eq=False)
+class RunningCall:
+    """A request that policy allowed, under way at a server. Is the link's `CallSink`."""
+
+    trip: Trip
+    reply: PostAnswer
+    client_id: Id
+    principal: Principal
+    server: str
+    method: str
+    clock: IReactorTime
+    commit_after: float
+    """Seconds of silence after which the event stream is opened, so that proxies see life."""
+    status_of: Callable[[Message], int] = legacy_status
+    shape: Callable[[Message], Message] | None = None
+    """What the client's era wants changed in a result."""
+    on_end: Callable[["RunningCall"], object] | None = None
+    observe: Callable[[Message], None] | None = None
+    """Told of each unfiltered result (tool schemas)."""
+    call: Call | None = None
+    _ended: bool = field(init=False, default=False)
+    _committing: IDelayedCall | None = field(init=False, default=None)
+
+    def start(self, link: Link, outbound: Outbound) -> None:
+        """Send it. The answer, in whatever form, comes back to this object."""
+        if self.reply.may_stream:
+            self._committing = self.clock.callLater(self.commit_after, self._commit)
+        self.call = link.request(outbound, self)
+
+    def _commit(self) -> None:
+        self._committing = None
+        if not self._ended and not self.reply.outlet.gone:
+            self.reply.commit()
+
+    # -- CallSink --------------------------------------------------------------------------
+
+    def notification(self, message: Message) -> None:
+        """Pass on what the server says while it works."""
+        if not self._ended:
+            self.reply.send(message)
+
+    def answer(self, message: Message) -> None:
+        """The server's response has come: filter it, shape it, send it, write it down."""
+        if not self._end():
+            return
+        try:
+            message, failed = self._prepare(message)
+            status = self.reply.end(message, self.status_of(message))
+        except Exception:
+            # Nothing that was not filtered may go out, so the client gets an error instead.
+            log.failure("answer of {server} could not be passed on", server=self.server)
+            self._refuse(Refusal(Reason.INTERNAL))
+        else:
+            self.trip.settle("error" if failed else "success", status)
+
+    def _prepare(self, message: Message) -> tuple[Message, bool]:
+        result = message.get("result")
+        if "error" in message:
+            return message, True
+        if not isinstance(result, dict):
+            raise TypeError("a result that is not an object cannot be filtered")
+        if self.observe is not None:
+            self.observe(result)
+        failed = result.get("isError") is True
+        if METHODS[self.method].lists is not None:
+            result, _ = filter_list(self.principal.rights, self.server, self.method, result)
+        if self.shape is not None:
+            result = self.shape(result)
+        return {**message, "result": result}, failed
+
+    def failed(self, failure: UpstreamFailure) -> None:
+        """Tell the client that no answer will come."""
+        if self._end():
+            log.info(
+                "upstream {server}: {method} failed: {reason} {detail}",
+                server=self.server,
+                method=self.method,
+                reason=failure.reason.value,
+                detail=failure.detail,
+                request_id=self.trip.incoming.request_id,
+            )
+            self._refuse(refusal_of(failure))
+
+    # -- ends ------------------------------------------------------------------------------
+
+    def cancel(self, reason: str) -> None:
+        """The client wants it no more: stop it at the server, answer nothing."""
+        if not self._end():
+            return
+        if self.call is not None:
+            self.call.cancel(reason)
+        self.reply.abandon()
+        self.trip.settle("cancelled", 200)
+
+    def abort(self, failure: UpstreamFailure) -> None:
+        """The session ends under it."""
+        if not self._end():
+            return
+        if self.call is not None:
+            self.call.cancel("session ended")
+        self._refuse(refusal_of(failure))
+
+    def _end(self) -> bool:
+        if self._ended:
+            return False
+        self._ended = True
+        if self._committing is not None:
+            self._committing.cancel()
+            self._committing = None
+        if self.on_end is not None:
+            self.on_end(self)
+        return True
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if not self.reply.streaming:
+            self.reply.ended = True
+            self.trip.refuse(refusal)
+            return
+        error_id = self.trip.books.clocks.new_id()
+        message: Message = {
+            "jsonrpc": "2.0",
+            "id": self.client_id,
+            "error": error_object(refusal, error_id),
+        }
+        self.reply.end(message)
+        self.trip.settle_refusal(refusal, 200, error_id)

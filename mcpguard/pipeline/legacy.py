@@ -1,0 +1,263 @@
+"""The handshake eras on the client's side (2025-03-26 to 2025-11-25): POST, GET, DELETE."""
+
+from collections.abc import Callable
+
+from attrs import define
+from twisted.internet.interfaces import IReactorTime
+
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.pipeline.admission import Admission
+from mcpguard.pipeline.dispatch import RunningCall, authorize, refusal_of
+from mcpguard.pipeline.session_table import SessionTable, close_quietly
+from mcpguard.pipeline.sessions import Session, SessionBounds
+from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer, parse_event_id
+from mcpguard.pipeline.trip import Trip, digest_of
+from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
+from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS
+from mcpguard.upstream.link import (
+    InitializeRejected,
+    Message,
+    Outbound,
+    UpstreamFailure,
+)
+
+_CLIENT_CAPABILITIES = frozenset({"roots", "sampling", "elicitation"})
+"""What the gateway relays for a client. Tasks and experimental features bring methods that the
+policy table does not know, so they are not offered."""
+
+_SERVER_CAPABILITIES = frozenset({"completions", "logging", "prompts", "resources", "tools"})
+
+_PRIMING_SINCE = "2025-11-25"
+
+
+def offered_to_server(params: Message) -> Message:
+    """A client's ``initialize`` params as they go upstream; raises Refused if malformed."""
+    version = params.get("protocolVersion")
+    capabilities = params.get("capabilities")
+    if not isinstance(version, str) or not isinstance(capabilities, dict):
+        raise Refused(
+            Refusal(
+                Reason.INVALID_PARAMS,
+                "initialize needs protocolVersion (string) and capabilities (object)",
+            )
+        )
+    if not isinstance(params.get("clientInfo", {}), dict):
+        raise Refused(Refusal(Reason.INVALID_PARAMS, "clientInfo must be an object"))
+    return {
+        **params,
+        "protocolVersion": version if version in LEGACY_VERSIONS else LATEST_LEGACY,
+        "capabilities": {k: v for k, v in capabilities.items() if k in _CLIENT_CAPABILITIES},
+    }
+
+
+def offered_to_client(result: Message) -> Message:
+    """A server's ``initialize`` result with only the capabilities the gateway relays."""
+    capabilities = result.get("capabilities")
+    known = capabilities if isinstance(capabilities, dict) else {}
+    return {
+        **result,
+        "capabilities": {k: v for k, v in known.items() if k in _SERVER_CAPABILITIES},
+    }
+
+
+@define(eq=False)
+class LegacyWire:
+    """POST, GET and DELETE of clients that shake hands."""
+
+    admission: Admission
+    table: SessionTable
+    bounds: SessionBounds
+    clock: IReactorTime
+    new_session_id: Callable[[], str]
+    commit_after: float
+
+    # -- initialize ------------------------------------------------------------------------
+
+    async def initialize(self, trip: Trip, request: Request) -> None:
+        """Open a session: shake hands with the server for this client alone."""
+        principal, route = trip.principal, trip.route
+        assert principal is not None
+        assert route is not None
+        params = offered_to_server(request.params or {})
+        refusal = authorize(principal, route.upstream.name, request)
+        if refusal is not None:
+            raise Refused(refusal)
+        trip.step("Authorized")
+        self.table.reserve(principal)
+        try:
+            eras = await route.upstream.eras()
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        if not eras.legacy:
+            raise Refused(
+                Refusal(
+                    Reason.UPSTREAM_ERA,
+                    data={
+                        "supported": list(eras.modern),
+                        "requested": params["protocolVersion"],
+                    },
+                )
+            )
+        session = Session(
+            id=self.new_session_id(),
+            principal=principal,
+            route=route,
+            version=params["protocolVersion"],
+            client_capabilities=params["capabilities"],
+            bounds=self.bounds,
+            meter=trip.books.meter,
+            monotonic=trip.books.clocks.monotonic,
+            on_dead=self._dead,
+            last_used=trip.books.clocks.monotonic(),
+        )
+        try:
+            opening = await route.upstream.open_session(principal.key, params, session, route.path)
+        except InitializeRejected as rejected:
+            self._answer(trip, {"error": rejected.error}, [])
+            return
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        session.link = opening.link
+        version = opening.result.get("protocolVersion")
+        if version not in LEGACY_VERSIONS or session.ended or trip.outlet.gone:
+            close_quietly(opening.link)
+            if trip.outlet.gone:
+                trip.settle("cancelled", 200)
+                return
+            raise Refused(
+                Refusal(Reason.UPSTREAM_FAILED, detail=f"protocolVersion {version!r} or early end")
+            )
+        session.version = version
+        try:
+            # Others may have come while the server was starting.
+            self.table.reserve(principal)
+        except Refused:
+            close_quietly(opening.link)
+            raise
+        self.table.add(session)
+        trip.session_digest = digest_of(session.id)
+        self._answer(
+            trip,
+            {"result": offered_to_client(opening.result)},
+            [("Mcp-Session-Id", session.id)],
+        )
+
+    def _answer(self, trip: Trip, body: Message, headers: list[tuple[str, str]]) -> None:
+        message = {"jsonrpc": "2.0", "id": trip.rpc_id, **body}
+        trip.settle("error" if "error" in body else "success", 200)
+        trip.outlet.answer(200, [JSON_TYPE, *trip.answer_headers(), *headers], encode(message))
+
+    def _dead(self, session: Session) -> None:
+        self.table.end(session)
+
+    # -- POST in a session -----------------------------------------------------------------
+
+    async def post(
+        self, trip: Trip, session: Session, message: Request | Notification | Response
+    ) -> None:
+        """One message of a session."""
+        if isinstance(message, Request):
+            await self._request(trip, session, message)
+        elif isinstance(message, Notification):
+            self._notification(trip, session, message)
+        else:
+            session.take_response(message.fields)
+            self._accepted(trip)
+
+    async def _request(self, trip: Trip, session: Session, request: Request) -> None:
+        principal, link = trip.principal, session.link
+        assert principal is not None
+        assert link is not None
+        if request.method == "initialize":
+            raise Refused(Refusal(Reason.INVALID_REQUEST, "This session is already initialized"))
+        await self.admission.admit(trip, session.route.upstream.name, request, modern=False)
+        if session.ended:
+            raise Refused(Refusal(Reason.SESSION_NOT_FOUND))
+        reply = PostAnswer(
+            outlet=trip.outlet,
+            headers=trip.answer_headers,
+            may_stream=True,
+            resumable=session.new_stream(),
+            prime=session.version >= _PRIMING_SINCE,
+        )
+        call = RunningCall(
+            trip=trip,
+            reply=reply,
+            client_id=request.id,
+            principal=principal,
+            server=session.route.upstream.name,
+            method=request.method,
+            clock=self.clock,
+            commit_after=self.commit_after,
+            on_end=lambda ended: self._ended(session, ended),
+        )
+        session.running.append(call)
+        call.start(
+            link,
+            Outbound(
+                id=request.id,
+                method=request.method,
+                params=request.params,
+                version=session.version,
+                principal_key=principal.key,
+            ),
+        )
+
+    def _ended(self, session: Session, call: RunningCall) -> None:
+        if call in session.running:
+            session.running.remove(call)
+        session.last_used = self.clock.seconds()
+
+    def _notification(self, trip: Trip, session: Session, message: Notification) -> None:
+        known = METHODS.get(message.method)
+        if message.method == "notifications/cancelled":
+            wanted = (message.params or {}).get("requestId")
+            call = (
+                session.find_running(wanted)
+                if isinstance(wanted, str | int) and not isinstance(wanted, bool)
+                else None
+            )
+            if call is not None:
+                reason = (message.params or {}).get("reason")
+                call.cancel(reason if isinstance(reason, str) else "cancelled by the client")
+        elif known is None or not known.relayed or session.link is None:
+            # 202 all the same, as both reference servers do; the audit says it went nowhere.
+            trip.settle("dropped", 202, reason=Reason.UNKNOWN_METHOD.value)
+        else:
+            session.link.notify(message.method, message.params)
+        self._accepted(trip)
+
+    def _accepted(self, trip: Trip) -> None:
+        trip.settle("success", 202)
+        trip.outlet.answer(202, trip.answer_headers(), b"")
+
+    # -- GET and DELETE --------------------------------------------------------------------
+
+    def get(self, trip: Trip, session: Session) -> None:
+        """Open the session's stream, or resume the one a ``Last-Event-ID`` names."""
+        headers = [*trip.answer_headers(), ("Mcp-Session-Id", session.id)]
+        last = trip.incoming.header("last-event-id")
+        if last:
+            place = parse_event_id(last)
+            if place is None:
+                raise Refused(Refusal(Reason.NOT_FOUND, "This event stream cannot be resumed"))
+            session.resume(trip.outlet, headers, *place)
+        else:
+            session.attach_get(trip.outlet, headers)
+        self._expire_with_credentials(trip)
+        # Written at the start: a stream may stay open for days, and the evidence must not wait.
+        trip.settle("success", 200)
+
+    def _expire_with_credentials(self, trip: Trip) -> None:
+        principal = trip.principal
+        if principal is None or principal.expires_at is None:
+            return
+        left = max(0.0, principal.expires_at - trip.books.clocks.wall())
+        timer = self.clock.callLater(left, trip.outlet.finish)
+        trip.outlet.on_gone(lambda: timer.cancel() if timer.active() else None)
+
+    def delete(self, trip: Trip, session: Session) -> None:
+        """End the session."""
+        self.table.end(session)
+        trip.settle("success", 200)
+        trip.outlet.answer(200, trip.answer_headers(), b"")

@@ -1,0 +1,226 @@
+"""The stateless era on the client's side (2026-07-28): POST only, every request on its own."""
+
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.pipeline.admission import Admission
+from mcpguard.pipeline.dispatch import (
+    RunningCall,
+    may_touch,
+    modern_status,
+    refusal_of,
+)
+from mcpguard.pipeline.schemas import ToolSchemas
+from mcpguard.pipeline.session_table import close_quietly
+from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer
+from mcpguard.pipeline.trip import Trip
+from mcpguard.protocol.headers import check_modern, check_param_headers, passed_param_headers
+from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
+from mcpguard.protocol.mcp import LEGACY_VERSIONS, META_VERSION, MODERN_VERSIONS
+from mcpguard.upstream.link import Eras, Message, Outbound, UpstreamFailure
+
+TTL_CAP_MS = 60_000
+"""How long a client may keep a list: no longer than a changed policy may stay unseen."""
+
+_RELAYED_CAPABILITIES = frozenset({"completions", "logging", "prompts", "resources", "tools"})
+
+_NEEDS_THE_SERVER = frozenset({Reason.UNSUPPORTED_VERSION, Reason.UNKNOWN_METHOD})
+"""Rungs of the ladder at or after the one that depends on what the server speaks."""
+
+_CACHEABLE = frozenset(
+    {
+        "server/discover",
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+    }
+)
+
+
+def private(result: Message) -> Message:
+    """A cacheable result as this caller alone may keep it (mcp-requirements 1.4)."""
+    if result.get("resultType", "complete") != "complete":
+        return result
+    ttl = result.get("ttlMs")
+    kept = ttl if isinstance(ttl, int) and not isinstance(ttl, bool) and ttl > 0 else 0
+    return {**result, "ttlMs": min(kept, TTL_CAP_MS), "cacheScope": "private"}
+
+
+def served_versions(eras: Eras) -> list[str]:
+    """The versions the gateway serves on a route, newest first."""
+    modern = [version for version in MODERN_VERSIONS if version in eras.modern]
+    return modern + (list(LEGACY_VERSIONS) if eras.legacy else [])
+
+
+def discovery(eras: Eras) -> Message:
+    """The answer to ``server/discover``, from what the server itself said."""
+    upstream = eras.discovered or {}
+    capabilities = upstream.get("capabilities")
+    known = capabilities if isinstance(capabilities, dict) else {}
+    return private(
+        {
+            **upstream,
+            "resultType": "complete",
+            "supportedVersions": served_versions(eras),
+            "capabilities": {k: v for k, v in known.items() if k in _RELAYED_CAPABILITIES},
+        }
+    )
+
+
+@define(eq=False)
+class ModernWire:
+    """POSTs that carry the modern version header."""
+
+    admission: Admission
+    schemas: ToolSchemas
+    clock: IReactorTime
+    commit_after: float
+    max_listens: int
+    """Open ``subscriptions/listen`` streams per principal."""
+    max_listen_uris: int
+    _listens: dict[str, int] = field(init=False, factory=dict)
+
+    async def post(self, trip: Trip, message: Request | Notification | Response) -> None:
+        """One stateless message."""
+        if isinstance(message, Response):
+            raise Refused(
+                Refusal(Reason.INVALID_REQUEST, "Responses are not accepted by this version")
+            )
+        if isinstance(message, Notification):
+            # No notification exists on this wire. `cancelled` in particular is not honoured:
+            # ids are chosen by clients, so one caller could end another's work.
+            trip.settle("dropped", 202)
+            trip.outlet.answer(202, trip.answer_headers(), b"")
+            return
+        await self._request(trip, message)
+
+    async def _request(self, trip: Trip, request: Request) -> None:
+        principal, route = trip.principal, trip.route
+        assert principal is not None
+        assert route is not None
+        server = route.upstream.name
+        headers_of = trip.incoming.headers
+        refusal = check_modern(headers_of, request)
+        if refusal is not None and refusal.reason not in _NEEDS_THE_SERVER:
+            raise Refused(refusal)
+        try:
+            eras = await route.upstream.eras()
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        refusal = check_modern(headers_of, request, served_versions(eras))
+        if refusal is not None:
+            raise Refused(refusal)
+        params: dict[str, Any] = request.params or {}
+        version = params["_meta"][META_VERSION]
+        await self.admission.admit(trip, server, request, modern=True)
+        if request.method == "server/discover":
+            self._discovered(trip, eras)
+            return
+        try:
+            link = await route.upstream.stateless(principal.key, route.path)
+        except UpstreamFailure as failure:
+            raise Refused(refusal_of(failure)) from failure
+        if trip.outlet.gone:
+            close_quietly(link)
+            trip.settle("cancelled", 200)
+            return
+        headers: tuple[tuple[str, str], ...] = ()
+        try:
+            if request.method == "tools/call":
+                schema = await self.schemas.find(route, principal.key, link, str(params["name"]))
+                if schema is not None:
+                    refusal = check_param_headers(
+                        schema, params.get("arguments") or {}, trip.incoming.headers
+                    )
+                    if refusal is not None:
+                        raise Refused(refusal)
+                headers = passed_param_headers(trip.incoming.headers)
+            endless = request.method == "subscriptions/listen"
+            if endless:
+                params = self._listen(trip, server, params)
+        except BaseException:
+            close_quietly(link)
+            raise
+        cacheable = request.method in _CACHEABLE
+        call = RunningCall(
+            trip=trip,
+            reply=PostAnswer(outlet=trip.outlet, headers=trip.answer_headers, may_stream=True),
+            client_id=request.id,
+            principal=principal,
+            server=server,
+            method=request.method,
+            clock=self.clock,
+            commit_after=self.commit_after,
+            status_of=modern_status,
+            shape=private if cacheable else None,
+            observe=(
+                (lambda result: self.schemas.learn(route, result))
+                if request.method == "tools/list"
+                else None
+            ),
+            on_end=lambda _: close_quietly(link),
+        )
+        # On this wire a closed connection is the cancellation (MUST), nothing else is.
+        trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
+        call.start(
+            link,
+            Outbound(
+                id=request.id,
+                method=request.method,
+                params=params,
+                version=version,
+                principal_key=principal.key,
+                headers=headers,
+                endless=endless,
+            ),
+        )
+
+    def _discovered(self, trip: Trip, eras: Eras) -> None:
+        message = {"jsonrpc": "2.0", "id": trip.rpc_id, "result": discovery(eras)}
+        trip.settle("success", 200)
+        trip.outlet.answer(200, [JSON_TYPE, *trip.answer_headers()], encode(message))
+
+    def _listen(self, trip: Trip, server: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The params of a listen with only what this caller may hear of."""
+        principal = trip.principal
+        assert principal is not None
+        wanted = params.get("notifications")
+        if not isinstance(wanted, dict):
+            raise Refused(Refusal(Reason.INVALID_PARAMS, "notifications must be an object"))
+        uris = wanted.get("resourceSubscriptions", [])
+        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
+            raise Refused(Refusal(Reason.INVALID_PARAMS, "resourceSubscriptions must be strings"))
+        if len(uris) > self.max_listen_uris:
+            raise Refused(
+                Refusal(
+                    Reason.INVALID_PARAMS,
+                    f"resourceSubscriptions may name {self.max_listen_uris} resources at most",
+                )
+            )
+        held = self._listens.get(principal.key, 0)
+        if held >= self.max_listens:
+            raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=5.0))
+        self._listens[principal.key] = held + 1
+        trip.on_settled.append(lambda: self._unlisten(principal.key))
+        relayed = {
+            key: wanted[key]
+            for key in ("toolsListChanged", "promptsListChanged", "resourcesListChanged")
+            if key in wanted
+        }
+        if "resourceSubscriptions" in wanted:
+            relayed["resourceSubscriptions"] = [
+                uri for uri in uris if may_touch(principal, server, "resource", uri)
+            ]
+        return {**params, "notifications": relayed}
+
+    def _unlisten(self, key: str) -> None:
+        left = self._listens.get(key, 1) - 1
+        if left > 0:
+            self._listens[key] = left
+        else:
+            self._listens.pop(key, None)

@@ -1,0 +1,117 @@
+"""Every session by id: ownership, caps, idle expiry."""
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.pipeline.sessions import Session, SessionBounds
+from mcpguard.policy.principal import Principal
+from mcpguard.upstream.link import Link, Route, UpstreamFailure
+
+log = Logger()
+
+
+def close_failed(failure: Failure) -> None:
+    """Log that a link could not be closed in order."""
+    log.failure("closing a link failed", failure=failure)
+
+
+def close_quietly(link: Link) -> None:
+    """Close a link that nobody waits for; a failure is logged."""
+    link.close().addErrback(close_failed)
+
+
+@define(eq=False)
+class SessionTable:
+    """Every session by id; unknown and foreign ids look the same."""
+
+    bounds: SessionBounds
+    monotonic: Callable[[], float]
+    on_ended: Callable[[Session], None]
+    _sessions: dict[str, Session] = field(init=False, factory=dict)
+    _per_principal: dict[str, int] = field(init=False, factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def reserve(self, principal: Principal) -> None:
+        """Make room for one more; raises Refused (503) at a cap."""
+        if self._per_principal.get(principal.key, 0) >= self.bounds.per_principal:
+            self._evict(principal.key)
+        if len(self._sessions) >= self.bounds.total:
+            self._evict(None)
+        if (
+            len(self._sessions) >= self.bounds.total
+            or self._per_principal.get(principal.key, 0) >= self.bounds.per_principal
+        ):
+            raise Refused(
+                Refusal(Reason.OVERLOADED, "Too many open sessions, try again shortly", 30.0)
+            )
+
+    def _evict(self, principal_key: str | None) -> None:
+        """End the session that was idle longest (SDK clients often never DELETE theirs)."""
+        oldest: Session | None = None
+        for session in self._sessions.values():
+            idle = session.idle_since()
+            if idle is None or (principal_key and session.principal.key != principal_key):
+                continue
+            # A minute's grace: a session between two calls is not an abandoned one.
+            if self.monotonic() - idle < 60.0:
+                continue
+            if oldest is None or idle < oldest.last_used:
+                oldest = session
+        if oldest is not None:
+            self.end(oldest)
+
+    def add(self, session: Session) -> None:
+        """Take a session whose handshake is done."""
+        self._sessions[session.id] = session
+        key = session.principal.key
+        self._per_principal[key] = self._per_principal.get(key, 0) + 1
+
+    def find(self, session_id: str, principal: Principal, route: Route) -> Session:
+        """The principal's own session on this route; raises Refused (404) otherwise."""
+        session = self._sessions.get(session_id)
+        if (
+            session is None
+            or session.principal.key != principal.key
+            or session.route.public_path != route.public_path
+            or session.route.path != route.path
+        ):
+            raise Refused(Refusal(Reason.SESSION_NOT_FOUND))
+        session.principal = principal
+        session.last_used = self.monotonic()
+        return session
+
+    def end(self, session: Session, failure: UpstreamFailure | None = None) -> Deferred[None]:
+        """End one session."""
+        if self._sessions.pop(session.id, None) is not None:
+            key = session.principal.key
+            left = self._per_principal.get(key, 1) - 1
+            if left > 0:
+                self._per_principal[key] = left
+            else:
+                self._per_principal.pop(key, None)
+            self.on_ended(session)
+        closing = session.end(failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended"))
+        closing.addErrback(close_failed)
+        return closing
+
+    def sweep(self) -> None:
+        """End sessions idle too long and drop what waited too long in the others."""
+        now = self.monotonic()
+        for session in list(self._sessions.values()):
+            idle = session.idle_since()
+            if idle is not None and now - idle > self.bounds.idle_secs:
+                self.end(session)
+            else:
+                session.sweep()
+
+    def end_all(self) -> Deferred[None]:
+        """End every session; fires when all links are closed."""
+        closing = [self.end(session) for session in list(self._sessions.values())]
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)

@@ -1,0 +1,313 @@
+"""Sessions of handshake-era clients: who owns them, their streams, what the server asks of them."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from attrs import Factory, define, field, frozen
+from twisted.internet.defer import Deferred, succeed
+
+from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
+from mcpguard.front.exchange import Headers, Outlet
+from mcpguard.observe.events import Meter
+from mcpguard.pipeline.dispatch import RunningCall, may_touch
+from mcpguard.pipeline.streams import EventStream, ReplayLog
+from mcpguard.policy.principal import Principal
+from mcpguard.protocol.jsonrpc import encode
+from mcpguard.upstream.link import Call, Id, Link, Message, Route, UpstreamFailure
+
+GET_STREAM = 0
+"""The number of a session's stream for messages that belong to no request."""
+
+_NEEDED_CAPABILITY = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+"""What a client must have declared for a server to ask it; every other request is refused."""
+
+_GET_STREAM_ONLY = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+_RELAYED = _GET_STREAM_ONLY | {
+    "notifications/message",
+    "notifications/progress",
+    "notifications/elicitation/complete",
+}
+"""Server notifications that reach a client; what the protocol does not know is dropped."""
+
+
+@frozen
+class SessionBounds:
+    """How much one session, one principal and the gateway may hold."""
+
+    total: int
+    per_principal: int
+    idle_secs: float
+    replay_events: int
+    replay_bytes: int
+    queued_messages: int
+    queued_bytes: int
+    queued_secs: float
+    asked: int
+    """Server requests waiting for the client's answer, per session."""
+    asked_secs: float
+
+
+@frozen
+class Asked:
+    """A server's request that the client has not answered yet."""
+
+    message: Message
+    stream: EventStream | None
+    asked_at: float
+
+
+@define(eq=False)
+class Session:
+    """One handshake-era session, bound to one principal and one route. Is the link's `Inbox`."""
+
+    id: str
+    principal: Principal
+    route: Route
+    version: str
+    client_capabilities: Message
+    bounds: SessionBounds
+    meter: Meter
+    monotonic: Callable[[], float]
+    on_dead: Callable[["Session"], None]
+    link: Link | None = None
+    ended: bool = False
+    last_used: float = 0.0
+    running: list[RunningCall] = field(factory=list)
+    """In order of start."""
+    log: ReplayLog = Factory(
+        lambda self: ReplayLog(self.bounds.replay_events, self.bounds.replay_bytes),
+        takes_self=True,
+    )
+    _streams: dict[int, EventStream] = field(init=False, factory=dict)
+    _next_stream: int = field(init=False, default=GET_STREAM + 1)
+    _asked: dict[str, Asked] = field(init=False, factory=dict)
+    _next_ask: int = field(init=False, default=1)
+    _queue: deque[tuple[float, int, Message, str | None]] = field(init=False, factory=deque)
+    _queue_bytes: int = field(init=False, default=0)
+
+    # -- streams ---------------------------------------------------------------------------
+
+    def new_stream(self) -> EventStream:
+        """A stream for one POST's answer, resumable while its events are kept."""
+        stream = EventStream(self._next_stream, self.log)
+        self._next_stream += 1
+        self._streams[stream.number] = stream
+        self._prune_streams()
+        return stream
+
+    def _prune_streams(self) -> None:
+        # Ended streams stay for a client that resumes; the replay log bounds what they hold, and
+        # this bounds how many are remembered.
+        while len(self._streams) > self.bounds.replay_events:
+            for number, stream in self._streams.items():
+                if stream.ended:
+                    del self._streams[number]
+                    self.log.forget(number)
+                    break
+            else:
+                return
+
+    def attach_get(self, outlet: Outlet, headers: Headers) -> None:
+        """Open the stream for unrelated messages; raises Refused when one is open already."""
+        stream = self._streams.get(GET_STREAM)
+        if stream is not None and stream.attached:
+            raise Refused(Refusal(Reason.STREAM_CONFLICT))
+        if stream is None:
+            stream = self._streams[GET_STREAM] = EventStream(GET_STREAM, self.log)
+        stream.attach(outlet, headers, prime=self.version >= "2025-11-25", after=None)
+        self._flush_queue(stream)
+
+    def resume(self, outlet: Outlet, headers: Headers, number: int, seq: int) -> None:
+        """Continue a stream after the event a client saw last; raises Refused if unknown."""
+        stream = self._streams.get(number)
+        if stream is None:
+            # Gone from memory: a client that gets an empty stream knows it missed the rest.
+            raise Refused(Refusal(Reason.NOT_FOUND, "This event stream can no longer be resumed"))
+        stream.attach(outlet, headers, prime=False, after=seq)
+        if number == GET_STREAM:
+            self._flush_queue(stream)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether any client connection is reading from this session."""
+        return any(stream.attached for stream in self._streams.values())
+
+    # -- what the client says --------------------------------------------------------------
+
+    def find_running(self, client_id: Id) -> RunningCall | None:
+        """The newest running request with this client id (ids may be reused over HTTP)."""
+        for call in reversed(self.running):
+            if call.client_id == client_id and type(call.client_id) is type(client_id):
+                return call
+        return None
+
+    def take_response(self, fields: Message) -> bool:
+        """Pass the client's answer to the server that asked; False when nobody asked."""
+        asked = self._asked.pop(fields["id"], None) if isinstance(fields["id"], str) else None
+        if asked is None or self.link is None:
+            return False
+        self.link.respond({**fields, "id": asked.message["id"]})
+        return True
+
+    # -- Inbox: what the server says -------------------------------------------------------
+
+    def notification(self, message: Message) -> None:
+        """Pass a server notification on, to exactly one stream."""
+        method = message.get("method")
+        if method == "notifications/cancelled":
+            self._server_cancelled(message)
+            return
+        if method not in _RELAYED:
+            self.meter.count(
+                "mcp_guard_upstream_stray_messages_total",
+                server=self.route.upstream.name,
+                kind="notification",
+            )
+            return
+        if method == "notifications/resources/updated":
+            uri = (message.get("params") or {}).get("uri")
+            if not isinstance(uri, str) or not may_touch(
+                self.principal, self.route.upstream.name, "resource", uri
+            ):
+                return
+        if method in _GET_STREAM_ONLY:
+            self._to_get_stream(message, None)
+        else:
+            self._to_client(message, None, None)
+
+    def request(self, message: Message, related: Call | None) -> None:
+        """Put a server's request to the client, or answer it here when it may not be asked."""
+        self._expire()
+        method = str(message.get("method"))
+        needed = _NEEDED_CAPABILITY.get(method)
+        if needed is None or needed not in self.client_capabilities:
+            self._reject(message, METHOD_NOT_FOUND, "Method not found")
+            return
+        if len(self._asked) >= self.bounds.asked:
+            self._reject(message, -32603, "Too many requests to the client are unanswered")
+            return
+        ours = f"mg-{self._next_ask}"
+        self._next_ask += 1
+        stream = self._to_client({**message, "id": ours}, related, ours)
+        self._asked[ours] = Asked(message, stream, self.monotonic())
+
+    def closed(self, failure: UpstreamFailure) -> None:
+        """The link is dead: so is the session; the next request is answered 404."""
+        self.on_dead(self)
+
+    # -- choosing a stream -----------------------------------------------------------------
+
+    def _to_client(
+        self, message: Message, related: Call | None, asked: str | None
+    ) -> EventStream | None:
+        """Send on the stream it belongs to: its request's, the latest open one, or the GET's."""
+        target: RunningCall | None = None
+        if related is not None:
+            target = next((call for call in self.running if call.call is related), None)
+        if target is None or not target.reply.may_stream:
+            target = next((c for c in reversed(self.running) if c.reply.reachable), None)
+        if target is not None and target.reply.send(message):
+            return target.reply.resumable
+        return self._to_get_stream(message, asked)
+
+    def _to_get_stream(self, message: Message, asked: str | None) -> EventStream | None:
+        stream = self._streams.get(GET_STREAM)
+        if stream is not None and stream.attached:
+            stream.send(message)
+            return stream
+        size = len(encode(message))
+        bounds = self.bounds
+        while self._queue and (
+            len(self._queue) >= bounds.queued_messages
+            or self._queue_bytes + size > bounds.queued_bytes
+        ):
+            self._drop_oldest()
+        if size <= bounds.queued_bytes:
+            self._queue.append((self.monotonic(), size, message, asked))
+            self._queue_bytes += size
+        elif asked is not None:
+            self._reject_asked(asked)
+        return stream
+
+    def _flush_queue(self, stream: EventStream) -> None:
+        self._expire()
+        while self._queue:
+            _, size, message, _ = self._queue.popleft()
+            self._queue_bytes -= size
+            stream.send(message)
+
+    def _drop_oldest(self) -> None:
+        _, size, _, asked = self._queue.popleft()
+        self._queue_bytes -= size
+        if asked is not None:
+            self._reject_asked(asked)
+
+    def _expire(self) -> None:
+        now = self.monotonic()
+        while self._queue and now - self._queue[0][0] > self.bounds.queued_secs:
+            self._drop_oldest()
+        for ours, asked in list(self._asked.items()):
+            if now - asked.asked_at > self.bounds.asked_secs:
+                self._reject_asked(ours)
+
+    def _reject_asked(self, ours: str) -> None:
+        asked = self._asked.pop(ours, None)
+        if asked is not None:
+            self._reject(asked.message, -32603, "The client did not answer")
+
+    def _reject(self, message: Message, code: int, text: str) -> None:
+        if self.link is not None and not self.ended:
+            self.link.respond(
+                {
+                    "jsonrpc": "2.0",
+                    "id": message.get("id"),
+                    "error": {"code": code, "message": text},
+                }
+            )
+
+    def _server_cancelled(self, message: Message) -> None:
+        params: dict[str, Any] = message.get("params") or {}
+        theirs = params.get("requestId")
+        for ours, asked in self._asked.items():
+            known = asked.message.get("id")
+            if known == theirs and type(known) is type(theirs):
+                del self._asked[ours]
+                told = {**message, "params": {**params, "requestId": ours}}
+                if asked.stream is not None and not asked.stream.ended:
+                    asked.stream.send(told)
+                return
+
+    # -- life ------------------------------------------------------------------------------
+
+    def idle_since(self) -> float | None:
+        """When it was last used; None while something runs or reads."""
+        return None if self.running or self.streaming else self.last_used
+
+    def sweep(self) -> None:
+        """Drop what waited too long."""
+        self._expire()
+
+    def end(self, failure: UpstreamFailure) -> Deferred[None]:
+        """End everything of this session; fires when its link is closed."""
+        if self.ended:
+            return succeed(None)
+        self.ended = True
+        for call in list(self.running):
+            call.abort(failure)
+        for stream in self._streams.values():
+            stream.end()
+        self._asked.clear()
+        self._queue.clear()
+        return self.link.close() if self.link is not None else succeed(None)

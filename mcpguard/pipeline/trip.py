@@ -1,0 +1,196 @@
+"""One request's walk through the corridor: what is known of it so far, and its one outcome."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from mcpguard.errors import Reason, Refusal
+from mcpguard.front.exchange import Incoming, Outlet
+from mcpguard.limits.limiter import Grant
+from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.policy.principal import Principal
+from mcpguard.protocol.answers import error_object, render
+from mcpguard.protocol.jsonrpc import encode
+from mcpguard.protocol.mcp import metric_label
+from mcpguard.upstream.link import Id, Route
+
+
+@frozen
+class Clocks:
+    """The three sources of the outside that the corridor may ask."""
+
+    monotonic: Callable[[], float]
+    """Seconds that never go back."""
+    wall: Callable[[], float]
+    """Unix seconds."""
+    new_id: Callable[[], str]
+    """A fresh random identifier (UUID 4) for errors."""
+
+
+@frozen
+class Books:
+    """Where outcomes are written: the audit trail and the meters."""
+
+    recorder: Recorder
+    meter: Meter
+    clocks: Clocks
+    denial_status: int
+
+
+def digest_of(session_id: str) -> str:
+    """What the audit shows of a session id: enough to join lines, useless to steal it."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:16]
+
+
+@define(eq=False)
+class Trip:
+    """One request under way. `settle` and `refuse` write its only outcome, once."""
+
+    books: Books
+    incoming: Incoming
+    outlet: Outlet
+    principal: Principal | None = None
+    grant: Grant | None = None
+    route: Route | None = None
+    rpc_id: Id | None = None
+    method: str | None = None
+    """The JSON-RPC method once the body was read."""
+    target: str | None = None
+    """The tool, prompt or resource asked for."""
+    arguments: Mapping[str, Any] = field(factory=dict)
+    session_digest: str | None = None
+    in_band: bool = False
+    """True for the handshake eras, where an unknown method or bad params is an answer like any
+    other (200): a 404 there would tell the client that its session is gone."""
+    on_settled: list[Callable[[], None]] = field(factory=list)
+    """Called once at the outcome, such as giving a concurrency slot back."""
+    _settled: bool = field(init=False, default=False)
+
+    @property
+    def settled(self) -> bool:
+        """True once the outcome is written."""
+        return self._settled
+
+    @property
+    def accept(self) -> str | None:
+        """The request's ``Accept`` in one string."""
+        values = self.incoming.headers.get("accept")
+        return ", ".join(values) if values else None
+
+    def answer_headers(self) -> list[tuple[str, str]]:
+        """The headers every answer after authentication carries: the true limits."""
+        grant = self.grant
+        if grant is None:
+            return []
+        return [
+            ("x-ratelimit-limit", str(grant.limit)),
+            ("x-ratelimit-remaining", str(max(0, grant.remaining))),
+            ("x-ratelimit-reset", str(int(-(-grant.reset_at // 1)))),
+        ]
+
+    def step(self, event_type: str) -> None:
+        """Record a step (``AuthSuccess``, ``Authorized``)."""
+        self.books.recorder.record(self._event(event_type, status="success"))
+
+    def settle(
+        self,
+        status: str,
+        http_status: int,
+        *,
+        event_type: str | None = None,
+        reason: str | None = None,
+        error_id: str | None = None,
+    ) -> None:
+        """Write the outcome; later calls do nothing."""
+        if self._settled:
+            return
+        self._settled = True
+        seconds = max(0.0, self.books.clocks.monotonic() - self.incoming.received_at)
+        if event_type is None:
+            event_type = "ToolCall" if self.method == "tools/call" else "McpRequest"
+        self.books.recorder.record(
+            self._event(
+                event_type,
+                status=status,
+                reason=reason,
+                error_id=error_id,
+                duration_ms=round(seconds * 1000, 3),
+                arguments=self.arguments,
+            )
+        )
+        label = metric_label(self.method) if self.method else "other"
+        self.books.meter.request(label, http_status, seconds)
+        if reason is not None:
+            self.books.meter.count("mcp_guard_refusals_total", reason=reason)
+        for callback in self.on_settled:
+            callback()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal and write it as the outcome."""
+        error_id = self.books.clocks.new_id()
+        if self.in_band and self.rpc_id is not None and refusal.reason in _IN_BAND:
+            message = {
+                "jsonrpc": "2.0",
+                "id": self.rpc_id,
+                "error": error_object(refusal, error_id),
+            }
+            self.settle_refusal(refusal, 200, error_id)
+            headers = [("Content-Type", "application/json"), *self.answer_headers()]
+            self.outlet.answer(200, headers, encode(message))
+            return
+        rendered = render(
+            refusal,
+            accept=self.accept,
+            request_id=self.rpc_id,
+            error_id=error_id,
+            denial_status=self.books.denial_status,
+        )
+        self.settle_refusal(refusal, rendered.status, error_id)
+        self.outlet.answer(
+            rendered.status, [*self.answer_headers(), *rendered.headers], rendered.body
+        )
+
+    def settle_refusal(self, refusal: Refusal, http_status: int, error_id: str) -> None:
+        """Write a refusal's outcome without answering (the stream is already open)."""
+        event_type = refusal.shape.event_type
+        failed = event_type == "RequestRefused" and refusal.reason in _FAILURES
+        self.settle(
+            "failed" if failed else "denied",
+            http_status,
+            event_type=None if failed else event_type,
+            reason=refusal.reason.value,
+            error_id=error_id,
+        )
+
+    def _event(self, event_type: str, **more: Any) -> Event:
+        principal = self.principal
+        return Event(
+            event_type=event_type,
+            timestamp=self.books.clocks.wall(),
+            identity_id=principal.id if principal else None,
+            provider=principal.provider if principal else None,
+            method=self.method or f"HTTP {self.incoming.method}",
+            server=self.route.upstream.name if self.route else None,
+            tool=self.target,
+            request_id=self.incoming.request_id,
+            session_id=self.session_digest,
+            client_ip=self.incoming.peer,
+            **more,
+        )
+
+
+_IN_BAND = frozenset({Reason.UNKNOWN_METHOD, Reason.INVALID_PARAMS})
+
+_FAILURES = frozenset(
+    {
+        Reason.UPSTREAM_UNAVAILABLE,
+        Reason.UPSTREAM_FAILED,
+        Reason.UPSTREAM_TIMEOUT,
+        Reason.UPSTREAM_BUSY,
+        Reason.ANSWER_TOO_LARGE,
+        Reason.INTERNAL,
+    }
+)
+"""Reasons where the request was allowed and then failed: a ``failed`` call, not a refusal."""
