@@ -1,0 +1,318 @@
+"""One request to an HTTP server: from the POST to its answer, timeout, failure or cancellation."""
+
+from typing import Protocol
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from mcpguard.errors import Reason
+from mcpguard.protocol.jsonrpc import encode
+from mcpguard.upstream.correlation import (
+    Answer,
+    Broken,
+    Pending,
+    Progress,
+    Saturated,
+    ServerNotification,
+    ServerRequest,
+    Stray,
+    SubscriptionNotice,
+)
+from mcpguard.upstream.http_reader import Form, MessageReader
+from mcpguard.upstream.http_remote import Remote
+from mcpguard.upstream.http_stream import usable_event_id
+from mcpguard.upstream.link import CallSink, Message, Outbound, UpstreamFailure
+from mcpguard.upstream.wire import Head, Headers
+
+log = Logger()
+
+
+class CallLink(Protocol):
+    """The link a call runs on, as the call sees it."""
+
+    @property
+    def url(self) -> str:
+        """Where its requests go."""
+        ...
+
+    @property
+    def one_stream_each(self) -> bool:
+        """True in the stateless era: what belongs to a request comes on its own stream only."""
+        ...
+
+    def request_headers(self, outbound: Outbound, message: Message) -> Headers:
+        """The headers of a request, rebuilt from what is sent."""
+        ...
+
+    def resume_headers(self, event_id: str) -> Headers | None:
+        """The headers of a GET that takes a stream up again; None where there is no such thing."""
+        ...
+
+    def opened(self, call: "HttpCall", head: Head) -> None:
+        """The head of a call's answer is there."""
+        ...
+
+    def aside(self, message: ServerRequest | ServerNotification, call: "HttpCall") -> None:
+        """A request or notification of the server on a call's stream."""
+        ...
+
+    def error_answers(self, head: Head, message: Message, call: "HttpCall") -> bool:
+        """Whether the JSON-RPC error of an HTTP error is the answer to the call."""
+        ...
+
+    def refused(self, head: Head, message: Message | None) -> UpstreamFailure:
+        """What an HTTP status without an answer means; ``message`` is a body that was no answer."""
+        ...
+
+    def withdraw(self, message: Message) -> None:
+        """Tell the server that a request was cancelled, where closing the stream does not."""
+        ...
+
+    def ended(self, call: "HttpCall") -> None:
+        """The call is over; its sink is told next."""
+        ...
+
+    def forgotten(self, failure: UpstreamFailure) -> None:
+        """The server does not know the session any more."""
+        ...
+
+
+@define(eq=False, repr=False)
+class HttpCall:
+    """Implements `link.Call` and `http_reader.ReaderOwner`. The sink hears exactly one end."""
+
+    remote: Remote
+    link: CallLink
+    outbound: Outbound
+    sink: CallSink
+    gid: int = field(init=False, default=0)
+    _body: bytes = field(init=False, default=b"")
+    _headers: Headers = field(init=False, default=())
+    _pending: "Pending[HttpCall] | None" = field(init=False, default=None)
+    _opened_at: float = field(init=False, default=0.0)
+    _reader: MessageReader | None = field(init=False, default=None)
+    _head: Head | None = field(init=False, default=None)
+    _form: Form = field(init=False, default="other")
+    _refusal: Message | None = field(init=False, default=None)
+    _deadline: IDelayedCall | None = field(init=False, default=None)
+    _flush: IDelayedCall | None = field(init=False, default=None)
+    _resume: IDelayedCall | None = field(init=False, default=None)
+    _event_id: str | None = field(init=False, default=None)
+    _retry: int | None = field(init=False, default=None)
+    _resumed: bool = field(init=False, default=False)
+    _silent: int = field(init=False, default=0)
+    """Resumptions in a row on which nothing was heard."""
+    _done: bool = field(init=False, default=False)
+
+    def prepare(self) -> bool:
+        """Register the request and start its clock; False when it has failed at once."""
+        remote, outbound = self.remote, self.outbound
+        self._opened_at = now = remote.clock.seconds()
+        try:
+            remote.enter(outbound.endless)
+        except UpstreamFailure as busy:
+            self.refuse(busy)
+            return False
+        try:
+            self.gid, message = remote.correlator.open(outbound, self, now)
+        except Saturated:
+            remote.leave(outbound.endless)
+            self.refuse(
+                UpstreamFailure(Reason.UPSTREAM_BUSY, "too many waiting", remote.bounds.busy_secs)
+            )
+            return False
+        self._pending = pending = remote.correlator.get(self.gid)
+        assert pending is not None
+        # An endless request has no deadline of its own, but must begin within the timeout.
+        left = min(pending.deadline - now, remote.timeout)
+        self._deadline = remote.clock.callLater(left, self._expire)
+        self._body = encode(message)
+        if len(self._body) > remote.reader.max_message_size:
+            self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, "a request over max_message_size"))
+            return False
+        self._headers = self.link.request_headers(outbound, message)
+        return True
+
+    def send(self) -> None:
+        """Let it go, unless it has ended while it was held."""
+        if self._done:
+            return
+        body, self._body = self._body, b""
+        self._connected(self.remote.ask("POST", self.link.url, self._headers, body, self))
+
+    def refuse(self, failure: UpstreamFailure) -> None:
+        """Fail it before anything of it was begun."""
+        self._done = True
+        self.sink.failed(failure)
+
+    def cancel(self, reason: str) -> None:
+        """See `link.Call`."""
+        if not self._done:
+            self._withdraw(reason)
+            self._finish("cancelled")
+
+    def fail(self, failure: UpstreamFailure) -> None:
+        """End it because its link has ended."""
+        if not self._done:
+            self._fail(failure)
+
+    # ReaderOwner
+
+    def opened(self, head: Head, form: Form) -> None:
+        """See `http_reader.ReaderOwner`."""
+        self._head, self._form = head, form
+        if self._resumed and (head.status != 200 or form != "events"):
+            self._fail(
+                UpstreamFailure(Reason.UPSTREAM_FAILED, f"HTTP {head.status} to a resumption")
+            )
+            return
+        self.link.opened(self, head)
+
+    def message(self, message: Message) -> None:
+        """See `http_reader.ReaderOwner`."""
+        if self._done or self._head is None:
+            return
+        if self._head.status == 200:
+            self._receive(message)
+        elif "error" in message and self.link.error_answers(self._head, message, self):
+            self._receive({**message, "id": self.gid})
+        else:
+            self._refusal = message
+
+    def mark(self, event_id: str | None, retry: int | None) -> None:
+        """See `http_reader.ReaderOwner`."""
+        if event_id is not None:
+            self._event_id = usable_event_id(event_id, self.remote.bounds.max_id_bytes)
+        if retry is not None:
+            self._retry = retry
+        self._silent = 0
+
+    def closed(self) -> None:
+        """See `http_reader.ReaderOwner`."""
+        if self._done or self._head is None:
+            return
+        if self._form == "events":
+            self._interrupted(
+                UpstreamFailure(Reason.UPSTREAM_FAILED, "the event stream ended before the answer")
+            )
+        elif 200 <= self._head.status < 300:
+            detail = f"HTTP {self._head.status} without a JSON-RPC answer"
+            self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, detail))
+        else:
+            self._fail(self.link.refused(self._head, self._refusal))
+
+    def lost(self, failure: UpstreamFailure) -> None:
+        """See `http_reader.ReaderOwner`."""
+        if self._done:
+            return
+        if failure.reason is Reason.ANSWER_TOO_LARGE:
+            self._withdraw("answer too large")
+            self._fail(failure)
+        elif self._form == "events" or self._resumed:
+            self._interrupted(failure)
+        else:
+            self._fail(failure)
+
+    # inside
+
+    def _connected(self, reader: MessageReader) -> None:
+        self._reader = reader
+        if self._done:
+            # It ended while the wire was still at it: the address was refused, say.
+            reader.abort()
+
+    def _receive(self, message: Message) -> None:
+        received = self.remote.receive(message, self.link, self)
+        if self.outbound.endless and self._deadline is not None:
+            # It has begun; from here on there is no deadline.
+            self._deadline.cancel()
+            self._deadline = None
+        if isinstance(received, Answer):
+            self._finish("success" if "result" in received.message else "error")
+            if received.held is not None:
+                self.sink.notification(received.held)
+            self.sink.answer(received.message)
+        elif isinstance(received, Broken):
+            self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, received.detail))
+        elif isinstance(received, Progress):
+            received.pending.sink.progressed(received.message, received.due)
+        elif isinstance(received, SubscriptionNotice):
+            self.sink.notification(received.message)
+        elif isinstance(received, Stray):
+            self.remote.stray(received.kind)
+        else:
+            self.link.aside(received, self)
+
+    def progressed(self, message: Message | None, due: float | None) -> None:
+        """Progress of this request: to be passed on now, or at ``due``."""
+        if message is not None:
+            self.sink.notification(message)
+        elif due is not None:
+            clock = self.remote.clock
+            self._flush = clock.callLater(max(0.0, due - clock.seconds()), self._flush_progress)
+
+    def _flush_progress(self) -> None:
+        self._flush = None
+        message = self.remote.correlator.flush(self.gid, self.remote.clock.seconds())
+        if message is not None:
+            self.sink.notification(message)
+
+    def _expire(self) -> None:
+        self._deadline = None
+        clock, pending = self.remote.clock, self._pending
+        if pending is not None and not self.outbound.endless:
+            left = pending.deadline - clock.seconds()
+            if left > 0:
+                self._deadline = clock.callLater(left, self._expire)
+                return
+        self._withdraw("timeout")
+        self._finish("timeout")
+        self.sink.failed(UpstreamFailure(Reason.UPSTREAM_TIMEOUT, "no answer in time"))
+
+    def _interrupted(self, failure: UpstreamFailure) -> None:
+        """The event stream broke off: take it up again if the server said how."""
+        event_id = self._event_id
+        headers = None if event_id is None else self.link.resume_headers(event_id)
+        if headers is None or self._silent >= self.remote.bounds.max_resumptions:
+            self._fail(failure)
+            return
+        self._resumed = True
+        self._silent += 1
+        delay = self.remote.delay(self._silent, self._retry)
+        self._resume = self.remote.clock.callLater(delay, self._take_up, headers)
+
+    def _take_up(self, headers: Headers) -> None:
+        self._resume = None
+        self._connected(self.remote.ask("GET", self.link.url, headers, None, self))
+
+    def _withdraw(self, reason: str) -> None:
+        """Forget the request, and tell the server if it may know of it."""
+        notice = self.remote.correlator.cancel(self.gid, reason)
+        exchange = None if self._reader is None else self._reader.exchange
+        if notice is not None and exchange is not None and exchange.sent:
+            self.link.withdraw(notice)
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        self.remote.correlator.cancel(self.gid, "")
+        self._finish("failed")
+        self.sink.failed(failure)
+        if failure.reason is Reason.SESSION_NOT_FOUND:
+            self.link.forgotten(failure)
+
+    def _finish(self, result: str) -> None:
+        self._done = True
+        for timer in (self._deadline, self._flush, self._resume):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._deadline = self._flush = self._resume = None
+        self._body = b""
+        if self._reader is not None:
+            if result in ("success", "error"):
+                # Its end is all that is missing before the connection can be used again.
+                self._reader.discard()
+            else:
+                self._reader.abort()
+        self.remote.leave(self.outbound.endless)
+        self.remote.count(result, self._opened_at)
+        self.link.ended(self)

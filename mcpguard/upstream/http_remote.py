@@ -1,0 +1,190 @@
+"""What every link to one HTTP server shares: its address, the wire, the ids, the limits."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from mcpguard.errors import Reason
+from mcpguard.observe.events import Meter
+from mcpguard.protocol.mcp import META_SUBSCRIPTION_ID
+from mcpguard.upstream.correlation import (
+    CANCELLED,
+    LISTEN,
+    PROGRESS,
+    Correlator,
+    Received,
+    ServerNotification,
+    Stray,
+)
+from mcpguard.upstream.http_reader import (
+    EVENT_STREAM,
+    JSON,
+    MessageReader,
+    ReaderBounds,
+    ReaderOwner,
+)
+from mcpguard.upstream.link import Message, UpstreamFailure
+from mcpguard.upstream.target import Target
+from mcpguard.upstream.wire import Headers, Wire
+
+if TYPE_CHECKING:
+    from mcpguard.upstream.http_call import HttpCall
+
+TRANSPORT = "http"
+STRAYS = "mcp_guard_upstream_stray_messages"
+
+
+@frozen
+class HttpBounds:
+    """Limits of the links to one server that are not the operator's to set."""
+
+    max_resumptions: int
+    """Attempts in a row to take an interrupted event stream up again, with nothing heard."""
+    first_delay: float
+    """Seconds before the first of them where the server names none; doubled for each further."""
+    min_delay: float
+    max_delay: float
+    """Seconds between which any such wait lies, whatever the server's ``retry`` says."""
+    max_id_bytes: int
+    """Of a session id or event id of the server."""
+    max_posts: int
+    """Notifications and responses of one session under way at once; further ones are dropped."""
+    close_secs: float
+    """For the DELETE of a session."""
+    busy_secs: float
+    """``Retry-After`` when ``max_concurrency`` is reached."""
+
+
+@define(eq=False, repr=False)
+class Remote:
+    """One HTTP server, as its links use it."""
+
+    name: str
+    target: Target
+    own_headers: Headers = field(repr=False)
+    """The configured ones; they may be secrets."""
+    wire: Wire
+    clock: IReactorTime
+    meter: Meter
+    random: Callable[[], float]
+    bounds: HttpBounds
+    reader: ReaderBounds
+    timeout: float
+    """Seconds, for each request."""
+    max_concurrency: int
+    correlator: "Correlator[HttpCall]"
+    """One for all links: a server that mixes up its sessions still sees no id twice."""
+    contact: Callable[[UpstreamFailure | None], None]
+    """Told None when the server answers at all, and the failure when it cannot be reached."""
+    _readers: set[MessageReader] = field(init=False, factory=set)
+    _running: int = field(init=False, default=0)
+    _listening: int = field(init=False, default=0)
+    _stopped: bool = field(init=False, default=False)
+
+    def ask(
+        self, method: str, url: str, headers: Headers, body: bytes | None, owner: ReaderOwner
+    ) -> MessageReader:
+        """Send one HTTP request; its answer goes to the owner, possibly before this returns."""
+        reader = MessageReader(owner, self.reader, self.clock, self.contact, self._readers.discard)
+        if self._stopped:
+            reader.lost(UpstreamFailure(Reason.UPSTREAM_FAILED, "the upstream is stopped"))
+            return reader
+        self._readers.add(reader)
+        ours = {name.lower() for name, _ in headers}
+        whole = [pair for pair in self.own_headers if pair[0].lower() not in ours]
+        whole.extend(headers)
+        reader.exchange = self.wire.send(method, url, whole, body, reader)
+        if reader.over:
+            # Given up while the wire was still at it.
+            reader.exchange.abort()
+        return reader
+
+    def stop(self) -> None:
+        """Close every connection in use and open none any more."""
+        self._stopped = True
+        for reader in tuple(self._readers):
+            reader.abort()
+
+    def enter(self, endless: bool) -> None:
+        """Take a place among the running requests (or endless ones); raises `UpstreamFailure`."""
+        if (self._listening if endless else self._running) >= self.max_concurrency:
+            raise UpstreamFailure(
+                Reason.UPSTREAM_BUSY, "max_concurrency reached", self.bounds.busy_secs
+            )
+        if endless:
+            self._listening += 1
+        else:
+            self._running += 1
+
+    def leave(self, endless: bool) -> None:
+        """Give the place back."""
+        if endless:
+            self._listening -= 1
+        else:
+            self._running -= 1
+
+    def receive(
+        self, message: Message, link: object, call: "HttpCall | None"
+    ) -> "Received[HttpCall]":
+        """Say what a message on the stream of ``call`` (None: the session's own stream) is.
+
+        An answer counts on the stream of its own request only, progress on the streams of its own
+        link, so that a server cannot speak into another caller's conversation.
+        """
+        method, params = message.get("method"), message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if method is None:
+            key = message.get("id")
+            if call is None or type(key) is not int or key != call.gid:
+                return Stray("foreign")
+        elif method == PROGRESS:
+            if self._belongs_elsewhere(params.get("progressToken"), link, call):
+                return Stray("foreign")
+        elif method == CANCELLED:
+            if call is None or call.outbound.method != LISTEN:
+                # One of the server's own requests, taken back under the server's own id.
+                return ServerNotification(message)
+            if params.get("requestId") != call.gid:
+                return Stray("foreign")
+        else:
+            meta = params.get("_meta")
+            if isinstance(meta, dict) and META_SUBSCRIPTION_ID in meta:
+                key = meta[META_SUBSCRIPTION_ID]
+                if call is None or type(key) is not int or key != call.gid:
+                    return Stray("foreign")
+        return self.correlator.receive(message, self.clock.seconds())
+
+    def stray(self, kind: str) -> None:
+        """Count a message that was dropped."""
+        self.meter.count(STRAYS, server=self.name, kind=kind)
+
+    def count(self, result: str, opened_at: float) -> None:
+        """Count a finished request."""
+        seconds = max(0.0, self.clock.seconds() - opened_at)
+        self.meter.upstream(self.name, TRANSPORT, result, seconds)
+
+    def delay(self, attempt: int, retry: int | None) -> float:
+        """Seconds before the ``attempt``-th try (from 1) to open a stream again, with jitter.
+
+        ``retry``: the server's wish in milliseconds.
+        """
+        base = self.bounds.first_delay if retry is None else retry / 1000.0
+        wish = max(base, self.bounds.min_delay) * 2.0 ** min(attempt - 1, 16)
+        return min(wish, self.bounds.max_delay) * (1.0 + 0.25 * self.random())
+
+    def _belongs_elsewhere(self, token: object, link: object, call: "HttpCall | None") -> bool:
+        pending = self.correlator.get(token) if type(token) is int else None
+        if pending is None:
+            return False
+        if call is not None and call.link.one_stream_each:
+            return pending.sink is not call
+        return pending.sink.link is not link
+
+
+POST_HEADERS: Headers = (
+    ("Accept", f"{JSON}, {EVENT_STREAM}"),
+    ("Content-Type", JSON),
+)
+GET_HEADERS: Headers = (("Accept", EVENT_STREAM),)

@@ -1,0 +1,85 @@
+"""The seam between the HTTP links and whatever carries their requests.
+
+Today that is Twisted's `Agent` (`upstream.agent_wire`). Nothing on the links' side knows more of
+the carrier than what stands here, so that a faster one can take its place.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from mcpguard.upstream.link import UpstreamFailure
+
+Headers = Sequence[tuple[str, str]]
+
+
+@frozen
+class Head:
+    """The first part of an HTTP answer."""
+
+    status: int
+    headers: Mapping[str, tuple[str, ...]]
+    """Lower-case name -> every value in order of arrival."""
+    length: int | None = None
+    """The body's bytes where the server told them."""
+
+    def one(self, name: str) -> str | None:
+        """The value of a header given exactly once; None when it is missing or repeated."""
+        values = self.headers.get(name, ())
+        return values[0].strip() if len(values) == 1 else None
+
+
+class Receiver(Protocol):
+    """Receives one HTTP answer, in order: `head`, any `data`, then one of `end` and `lost`.
+
+    `lost` may also come alone. Nothing is called after `Exchange.abort`.
+    """
+
+    def head(self, head: Head) -> None:
+        """Status and headers are there."""
+        ...
+
+    def data(self, chunk: bytes) -> None:
+        """A piece of the body, at most what one read of the socket gives."""
+        ...
+
+    def end(self) -> None:
+        """The body is complete."""
+        ...
+
+    def lost(self, failure: UpstreamFailure) -> None:
+        """The answer, or the rest of it, will not come."""
+        ...
+
+
+class Exchange(Protocol):
+    """One HTTP request on its way."""
+
+    @property
+    def sent(self) -> bool:
+        """True once any byte of it may have reached the server."""
+        ...
+
+    def abort(self) -> None:
+        """Close its connection; idempotent, does nothing once the answer is complete."""
+        ...
+
+
+class Wire(Protocol):
+    """Carries HTTP requests to one server, each exactly once."""
+
+    def send(
+        self, method: str, url: str, headers: Headers, body: bytes | None, receiver: Receiver
+    ) -> Exchange:
+        """Send a request. Never raises: failures reach the receiver, possibly before returning."""
+        ...
+
+    def reach(self, url: str) -> Deferred[None]:
+        """Open a connection to the URL's server and close it; errbacks with `UpstreamFailure`."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Close every idle connection; fires when they are closed."""
+        ...
