@@ -270,7 +270,7 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self.pipeline.draining = True
+        self.pipeline.drain()
         if self._sweeper is not None and self._sweeper.running:
             self._sweeper.stop()
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])

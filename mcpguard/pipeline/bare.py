@@ -10,6 +10,8 @@ from collections.abc import Callable
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
 from mcpguard.pipeline.admission import Admission
@@ -30,6 +32,8 @@ from mcpguard.upstream.link import (
     Route,
     UpstreamFailure,
 )
+
+log = Logger()
 
 _MODERN_ONLY_MEMBERS = frozenset({"resultType", "ttlMs", "cacheScope"})
 
@@ -197,51 +201,58 @@ class BareWire:
             modern = [v for v in MODERN_VERSIONS if v in eras.modern]
             if modern and self._fits_modern(request, eras):
                 link = await route.upstream.stateless(principal.key, route.path)
-                self._run(
-                    trip,
-                    request,
-                    link,
-                    modern[0],
-                    stateless=True,
-                    done=lambda _: close_quietly(link),
-                )
+                call = self._call(trip, request)
+                call.shape = without_modern_members
+                call.on_end = lambda _: close_quietly(link)
+                given = (request.params or {}).get("_meta")
+                meta = {**(given if isinstance(given, dict) else {}), **gateway_meta()}
+                params = {**(request.params or {}), "_meta": meta}
+                call.start(link, self._outbound(trip, request, params, modern[0]))
                 return
         except UpstreamFailure as failure:
             raise Refused(refusal_of(failure)) from failure
-        session = await self.pool.borrow(principal.key, route)
-        assert session.link is not None
-        self._run(
-            trip,
-            request,
-            session.link,
-            session.version,
-            stateless=False,
-            done=lambda _: self.pool.give_back(session),
-        )
+        await self._over_session(trip, request, None)
+
+    async def _over_session(
+        self, trip: Trip, request: Request, running: RunningCall | None
+    ) -> None:
+        """Send it over the principal's pooled session; ``running`` is a first try to repeat."""
+        assert trip.principal is not None
+        assert trip.route is not None
+        session = await self.pool.borrow(trip.principal.key, trip.route)
+        link = session.link
+        assert link is not None
+        if running is None:
+            running = self._call(trip, request)
+            running.retry = lambda: self._again(trip, request, running)
+        running.on_end = lambda _: self.pool.give_back(session)
+        running.start(link, self._outbound(trip, request, request.params, session.version))
+
+    def _again(self, trip: Trip, request: Request, running: RunningCall | None) -> None:
+        if running is None or running.on_end is None:
+            return
+        running.on_end(running)
+        running.on_end = None
+        trying = Deferred.fromCoroutine(self._over_session(trip, request, running))
+        trying.addErrback(self._not_again, running)
+
+    @staticmethod
+    def _not_again(failure: Failure, running: RunningCall) -> None:
+        refusal = failure.value.refusal if isinstance(failure.value, Refused) else None
+        reason = refusal.reason if refusal is not None else Reason.UPSTREAM_FAILED
+        if refusal is None:
+            log.failure("a bare request could not be repeated", failure=failure)
+        running.failed(UpstreamFailure(reason, "second try"))
 
     @staticmethod
     def _fits_modern(request: Request, eras: Eras) -> bool:
         """Whether the stateless wire has this method (it dropped ping and the like)."""
         return METHODS[request.method].modern or not eras.legacy
 
-    def _run(
-        self,
-        trip: Trip,
-        request: Request,
-        link: Link,
-        version: str,
-        *,
-        stateless: bool,
-        done: Callable[[RunningCall], object],
-    ) -> None:
+    def _call(self, trip: Trip, request: Request) -> RunningCall:
         principal, route = trip.principal, trip.route
         assert principal is not None
         assert route is not None
-        params = request.params
-        if stateless:
-            given = (params or {}).get("_meta")
-            kept = given if isinstance(given, dict) else {}
-            params = {**(params or {}), "_meta": {**kept, **gateway_meta()}}
         call = RunningCall(
             trip=trip,
             reply=PostAnswer(
@@ -255,18 +266,18 @@ class BareWire:
             method=request.method,
             clock=self.clock,
             commit_after=self.commit_after,
-            shape=without_modern_members if stateless else None,
-            on_end=done,
         )
         # There is no session to come back to, so a caller who leaves has given up.
         trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
-        call.start(
-            link,
-            Outbound(
-                id=request.id,
-                method=request.method,
-                params=params,
-                version=version,
-                principal_key=principal.key,
-            ),
+        return call
+
+    @staticmethod
+    def _outbound(trip: Trip, request: Request, params: Message | None, version: str) -> Outbound:
+        assert trip.principal is not None
+        return Outbound(
+            id=request.id,
+            method=request.method,
+            params=params,
+            version=version,
+            principal_key=trip.principal.key,
         )

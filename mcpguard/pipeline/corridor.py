@@ -112,6 +112,11 @@ class Pipeline:
         """Record and answer a refusal that the front decided."""
         Trip(self.books, incoming, outlet).refuse(refusal)
 
+    def drain(self) -> None:
+        """Refuse what comes from now on and end the streams that have no end of their own."""
+        self.draining = True
+        self.modern.end_listens()
+
     # -- the steps -------------------------------------------------------------------------
 
     async def _walk(self, trip: Trip) -> None:

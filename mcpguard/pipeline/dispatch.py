@@ -52,6 +52,10 @@ _DENIED = {
 }
 
 
+CLIENT_CLOSED = 499
+"""What the meters count for a request whose client left first (as nginx does)."""
+
+
 def clip(text: str, limit: int = 200) -> str:
     """A name from the wire, short enough to be shown."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -126,6 +130,9 @@ class RunningCall:
     on_end: Callable[["RunningCall"], object] | None = None
     observe: Callable[[Message], None] | None = None
     """Told of each unfiltered result (tool schemas)."""
+    retry: Callable[[], None] | None = None
+    """Sends it once more, if the server says that it has forgotten the session (404): then it
+    has not looked at the request, so nothing can happen twice."""
     call: Call | None = None
     _ended: bool = field(init=False, default=False)
     _committing: IDelayedCall | None = field(init=False, default=None)
@@ -179,6 +186,14 @@ class RunningCall:
 
     def failed(self, failure: UpstreamFailure) -> None:
         """Tell the client that no answer will come."""
+        if (
+            failure.reason is Reason.SESSION_NOT_FOUND
+            and self.retry is not None
+            and not (self._ended or self.reply.streaming)
+        ):
+            retry, self.retry = self.retry, None
+            retry()
+            return
         if self._end():
             log.info(
                 "upstream {server}: {method} failed: {reason} {detail}",
@@ -199,7 +214,16 @@ class RunningCall:
         if self.call is not None:
             self.call.cancel(reason)
         self.reply.abandon()
-        self.trip.settle("cancelled", 200)
+        self.trip.settle("cancelled", CLIENT_CLOSED if self.reply.outlet.gone else 200)
+
+    def conclude(self, result: Message) -> None:
+        """End a stream that has no end of its own, in order (the gateway stops, rights end)."""
+        if not self._end():
+            return
+        if self.call is not None:
+            self.call.cancel("the gateway ends the stream")
+        status = self.reply.end({"jsonrpc": "2.0", "id": self.client_id, "result": result})
+        self.trip.settle("success", status)
 
     def abort(self, failure: UpstreamFailure) -> None:
         """The session ends under it."""

@@ -177,7 +177,7 @@ class LegacyWire:
             outlet=trip.outlet,
             headers=trip.answer_headers,
             may_stream=True,
-            resumable=session.new_stream(),
+            new_stream=session.new_stream,
             prime=session.version >= _PRIMING_SINCE,
         )
         call = RunningCall(

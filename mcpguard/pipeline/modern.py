@@ -19,8 +19,14 @@ from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer
 from mcpguard.pipeline.trip import Trip
 from mcpguard.protocol.headers import check_modern, check_param_headers, passed_param_headers
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
-from mcpguard.protocol.mcp import LEGACY_VERSIONS, META_VERSION, MODERN_VERSIONS
-from mcpguard.upstream.link import Eras, Message, Outbound, UpstreamFailure
+from mcpguard.protocol.mcp import (
+    LEGACY_VERSIONS,
+    META_CAPABILITIES,
+    META_SUBSCRIPTION_ID,
+    META_VERSION,
+    MODERN_VERSIONS,
+)
+from mcpguard.upstream.link import Eras, Link, Message, Outbound, UpstreamFailure
 
 TTL_CAP_MS = 60_000
 """How long a client may keep a list: no longer than a changed policy may stay unseen."""
@@ -29,6 +35,8 @@ _RELAYED_CAPABILITIES = frozenset({"completions", "logging", "prompts", "resourc
 
 _NEEDS_THE_SERVER = frozenset({Reason.UNSUPPORTED_VERSION, Reason.UNKNOWN_METHOD})
 """Rungs of the ladder at or after the one that depends on what the server speaks."""
+
+_TASKS = "io.modelcontextprotocol/tasks"
 
 _CACHEABLE = frozenset(
     {
@@ -72,6 +80,24 @@ def discovery(eras: Eras) -> Message:
     )
 
 
+def _listen_result(call: RunningCall) -> Message:
+    return {"resultType": "complete", "_meta": {META_SUBSCRIPTION_ID: call.client_id}}
+
+
+def relayed_params(params: Message) -> Message:
+    """A request's params without the capability to take tasks, which are not relayed."""
+    meta = params["_meta"]
+    capabilities = meta[META_CAPABILITIES]
+    extensions = capabilities.get("extensions")
+    offers = isinstance(extensions, dict) and _TASKS in extensions
+    if not offers and "tasks" not in capabilities:
+        return params
+    kept = {key: value for key, value in capabilities.items() if key != "tasks"}
+    if isinstance(extensions, dict):
+        kept["extensions"] = {k: v for k, v in extensions.items() if k != _TASKS}
+    return {**params, "_meta": {**meta, META_CAPABILITIES: kept}}
+
+
 @define(eq=False)
 class ModernWire:
     """POSTs that carry the modern version header."""
@@ -84,6 +110,7 @@ class ModernWire:
     """Open ``subscriptions/listen`` streams per principal."""
     max_listen_uris: int
     _listens: dict[str, int] = field(init=False, factory=dict)
+    _endless: set[RunningCall] = field(init=False, factory=set)
 
     async def post(self, trip: Trip, message: Request | Notification | Response) -> None:
         """One stateless message."""
@@ -115,7 +142,7 @@ class ModernWire:
         refusal = check_modern(headers_of, request, served_versions(eras))
         if refusal is not None:
             raise Refused(refusal)
-        params: dict[str, Any] = request.params or {}
+        params = relayed_params(request.params or {})
         version = params["_meta"][META_VERSION]
         await self.admission.admit(trip, server, request, modern=True)
         if request.method == "server/discover":
@@ -163,8 +190,10 @@ class ModernWire:
                 if request.method == "tools/list"
                 else None
             ),
-            on_end=lambda _: close_quietly(link),
+            on_end=lambda ended: self._ended(ended, link),
         )
+        if endless:
+            self._keep(trip, call)
         # On this wire a closed connection is the cancellation (MUST), nothing else is.
         trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
         call.start(
@@ -179,6 +208,24 @@ class ModernWire:
                 endless=endless,
             ),
         )
+
+    def _keep(self, trip: Trip, call: RunningCall) -> None:
+        """Remember a listen until it ends, at the latest with its caller's credentials."""
+        self._endless.add(call)
+        expires_at = call.principal.expires_at
+        if expires_at is not None:
+            left = max(0.0, expires_at - trip.books.clocks.wall())
+            timer = self.clock.callLater(left, call.conclude, _listen_result(call))
+            trip.on_settled.append(lambda: timer.cancel() if timer.active() else None)
+
+    def _ended(self, call: RunningCall, link: Link) -> None:
+        self._endless.discard(call)
+        close_quietly(link)
+
+    def end_listens(self) -> None:
+        """End every open listen in order: the gateway stops."""
+        for call in list(self._endless):
+            call.conclude(_listen_result(call))
 
     def _discovered(self, trip: Trip, eras: Eras) -> None:
         message = {"jsonrpc": "2.0", "id": trip.rpc_id, "result": discovery(eras)}

@@ -125,9 +125,10 @@ class PostAnswer:
     headers: Callable[[], Headers]
     may_stream: bool
     """Whether the client accepts an event stream."""
-    resumable: EventStream | None = None
-    """The session's stream that this answer uses when it streams; None: not resumable."""
+    new_stream: Callable[[], EventStream] | None = None
+    """Makes the session's stream that this answer uses if it streams; None: not resumable."""
     prime: bool = False
+    resumable: EventStream | None = field(init=False, default=None)
     streaming: bool = field(init=False, default=False)
     ended: bool = field(init=False, default=False)
 
@@ -145,7 +146,8 @@ class PostAnswer:
         if self.streaming or self.ended or not self.may_stream:
             return
         self.streaming = True
-        if self.resumable is not None:
+        if self.new_stream is not None:
+            self.resumable = self.new_stream()
             self.resumable.attach(self.outlet, self.headers(), prime=self.prime, after=None)
         else:
             self.outlet.open(200, [STREAM_TYPE, *self.headers()])

@@ -69,6 +69,19 @@ class BareTests(SynchronousTestCase):
         self.assertEqual(self.rig.call("tools/list", accept="*/*").status, 200)
         self.assertEqual(len(self.upstream.links), 2)
 
+    def test_forgotten_session(self) -> None:
+        """A server that forgot the session (404) has not looked at the request: once more."""
+        self.upstream.reply = lambda outbound: None
+        outlet = self.rig.call("tools/list", accept="*/*")
+        gone = UpstreamFailure(Reason.SESSION_NOT_FOUND)
+        self.upstream.inboxes[0].closed(gone)
+        self.upstream.links[0].requests[0][1].failed(gone)
+        self.assertEqual((len(self.upstream.links), outlet.status), (2, None))
+        self.upstream.inboxes[1].closed(gone)
+        self.upstream.links[1].requests[0][1].failed(gone)
+        self.assertEqual((len(self.upstream.links), outlet.status), (2, 404))
+        self.assertEqual(len(self.rig.trail.outcomes), 1)
+
     def test_idle_session_is_closed(self) -> None:
         """The pool lets go of what is not used, never of what is in use."""
         self.rig.call("tools/list", accept="*/*")

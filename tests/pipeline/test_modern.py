@@ -1,5 +1,8 @@
 """The stateless wire."""
 
+from datetime import UTC, datetime
+
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.upstream.link import Eras
@@ -173,6 +176,27 @@ class AnswerTests(ModernCase):
         self.assertEqual([link.closed for link in self.upstream.links], [1, 1])
 
 
+class CapabilityTests(ModernCase):
+    """What a client may offer a server."""
+
+    def test_tasks_are_not_offered(self) -> None:
+        """A server must not answer with a task that nobody could ask about."""
+        meta = {
+            **META,
+            "io.modelcontextprotocol/clientCapabilities": {
+                "sampling": {},
+                "extensions": {"io.modelcontextprotocol/tasks": {}, "x.example/y": {}},
+            },
+        }
+        self.rig.modern("prompts/get", {"name": "p", "_meta": meta})
+        params = self.upstream.asked[0].params
+        assert params is not None
+        self.assertEqual(
+            params["_meta"]["io.modelcontextprotocol/clientCapabilities"],
+            {"sampling": {}, "extensions": {"x.example/y": {}}},
+        )
+
+
 class ParamHeaderTests(ModernCase):
     """Mcp-Param-* against the tool's schema."""
 
@@ -237,6 +261,27 @@ class ListenTests(ModernCase):
         self.assertEqual(self.rig.modern("subscriptions/listen", body).status, 429)
         open_[0].leave()
         self.assertIsNone(self.rig.modern("subscriptions/listen", body).status)
+
+    def test_ended_when_the_gateway_stops(self) -> None:
+        """A listen ends with its result and the subscription's id, and upstream too."""
+        outlet = self.rig.modern("subscriptions/listen", {"notifications": {}}, id="L")
+        self.rig.clock.advance(16)
+        self.rig.pipeline.drain()
+        self.assertTrue(outlet.finished)
+        last = outlet.events[-1]
+        self.assertEqual(
+            (last["id"], last["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"]),
+            ("L", "L"),
+        )
+        self.assertIsNotNone(self.upstream.links[-1].requests[0][2].cancelled)
+
+    def test_ended_with_the_credentials(self) -> None:
+        """A key that expires takes its open listen with it."""
+        soon = datetime.fromtimestamp(60, UTC)
+        rig = Rig(keys=(evolve(api_key("k"), expires_at=soon),), upstream=self.upstream)
+        outlet = rig.modern("subscriptions/listen", {"notifications": {}}, who="k")
+        rig.clock.advance(61)
+        self.assertTrue(outlet.finished)
 
     def test_bounded_uris(self) -> None:
         """A listen may name so many resources and no more."""

@@ -431,6 +431,18 @@ class StreamTests(SessionCase):
         kept = len(self.inbox.log)
         self.assertLessEqual(kept, self.inbox.bounds.replay_events)
 
+    def test_streams_are_bounded(self) -> None:
+        """Hundreds of requests, streamed or not, leave a bounded number of streams behind."""
+        for number in range(700):
+            self.call("tools/call", {"name": "x"}, id=number)
+            if number % 2:
+                self.link.requests[number][1].notification(
+                    {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
+                )
+            self.link.answer(number, result={"content": []})
+        self.assertLessEqual(len(self.inbox._streams), self.inbox.bounds.replay_events)
+        self.assertEqual(self.inbox.running, [])
+
     def test_priming_only_where_it_is_known(self) -> None:
         """Clients before 2025-11-25 get no event without data."""
         old = self.rig.handshake(version="2025-06-18")
