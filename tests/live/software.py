@@ -1,0 +1,54 @@
+"""Where the software of others is that live tests drive, or a skip that says what is missing.
+
+``tests/live/install.sh`` installs it below ``<repo>/.live``.
+"""
+
+import shutil
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIVE = REPOSITORY / ".live"
+HERE = Path(__file__).resolve().parent
+
+
+def _present(path: Path, what: str) -> Path:
+    if not path.exists():
+        raise SkipTest(f"{what} is not installed: run tests/live/install.sh")
+    return path
+
+
+def python_sdk(major: int) -> Path:
+    """The Python of the environment with PyPI's ``mcp`` 1.x or 2.x; raises `SkipTest`."""
+    return _present(LIVE / f"mcp{major}" / "bin" / "python", f"PyPI mcp {major}.x")
+
+
+def node() -> Path:
+    """The Node.js program; raises `SkipTest`."""
+    found = shutil.which("node")
+    if found is None:
+        raise SkipTest("Node.js is not installed: run tests/live/install.sh")
+    return Path(found)
+
+
+def npm_package(name: str) -> Path:
+    """The directory of an installed npm package; raises `SkipTest`."""
+    return _present(LIVE / "node" / "node_modules" / name, f"npm {name}")
+
+
+def node_modules() -> Path:
+    """The directory npm packages are imported from; raises `SkipTest`."""
+    return _present(LIVE / "node" / "node_modules", "npm packages")
+
+
+def server_everything() -> list[str]:
+    """The command of npm's ``server-everything``; its transport is the next argument."""
+    package = npm_package("@modelcontextprotocol/server-everything")
+    return [str(node()), str(package / "dist" / "index.js")]
+
+
+def server_filesystem() -> list[str]:
+    """The command of npm's ``server-filesystem``; the directories it may use follow."""
+    package = npm_package("@modelcontextprotocol/server-filesystem")
+    return [str(node()), str(package / "dist" / "index.js")]
