@@ -44,13 +44,13 @@ class Incoming:
 class Outlet(Protocol):
     """Where the answer to one request goes: exactly one `answer`, or `open` … `finish`.
 
-    The front adds the headers every answer carries (product reference 3.3) and CORS. Calls after
-    the client has gone are ignored.
+    The front adds the headers every answer carries (product reference 3.3) and CORS. Once
+    `gone`, what is written is dropped; a second answer is a RuntimeError.
     """
 
     @property
     def gone(self) -> bool:
-        """True once the client has left or the answer was cut short."""
+        """True once nothing more reaches the client: it left, was dropped, or all is sent."""
         ...
 
     def on_gone(self, callback: Callable[[], None]) -> None:

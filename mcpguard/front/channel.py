@@ -1,0 +1,282 @@
+"""One client connection: twisted.web's HTTP/1.1 channel behind a strict reader and deadlines.
+
+The head of each request is read here first (`head`), then handed to Twisted line by line. A
+request that is refused before its body was read goes the same way as any other, only without
+its body: so there is one path on which answers leave.
+"""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import ITCPTransport
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+
+from mcpguard.errors import Reason, Refusal
+from mcpguard.front.addresses import address_of
+from mcpguard.front.head import Garbage, Head, HeadReader
+from mcpguard.front.outlet import phrase
+
+if TYPE_CHECKING:
+    from mcpguard.front.site import GuardSite
+
+_FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n") | frozenset(
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+"""What a request can start with; a TLS hello on a plain port, for one, does not."""
+
+
+class Phase(Enum):
+    """Where a connection is in the life of a request."""
+
+    WAITING = "waiting"
+    """For the first byte of the next request."""
+    HEAD = "head"
+    BODY = "body"
+    ANSWERING = "answering"
+    CLOSING = "closing"
+    """Nothing that arrives counts any more."""
+
+
+class GuardChannel(HTTPChannel):
+    """The connection of one client."""
+
+    transport: Any
+    """TCP or TLS over TCP; in tests a string."""
+
+    def __init__(self, site: "GuardSite") -> None:
+        super().__init__()
+        self._guard = site
+        self._limits = site.limits
+        # Twisted keeps caps of its own behind ours; they only have to be no smaller.
+        self.MAX_LENGTH = site.limits.header_bytes
+        self.totalHeadersSize = site.limits.header_bytes
+        self.maxHeaders = site.limits.header_count
+        self._reader = self._new_reader()
+        self.phase = Phase.WAITING
+        self.peer = ""
+        self._due = site.reactor.seconds() + site.limits.head_secs
+        self._congested_since: float | None = None
+        self._draining = False
+        self._refused_unread = False
+
+    @property
+    def congested(self) -> bool:
+        """True while the client leaves more unread than the transport buffers."""
+        return self._congested_since is not None
+
+    # -- the connection's life
+
+    def connectionMade(self) -> None:
+        """Enter the site's registry, or be dropped at once when it is full or draining."""
+        super().connectionMade()
+        self.peer = address_of(self.transport.getPeer())
+        if self._over_tcp():
+            self.transport.setTcpKeepAlive(True)
+        word = self._guard.admit(self)
+        if word:
+            self.abort(word)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Leave the registry and let the requests know."""
+        self.phase = Phase.CLOSING
+        self._guard.forget(self)
+        super().connectionLost(reason)
+
+    def abort(self, word: str) -> None:
+        """Drop the connection with whatever is unsent; ``word`` goes to the counter."""
+        self.phase = Phase.CLOSING
+        self._guard.on_dropped(word)
+        self.transport.abortConnection()
+
+    def loseConnection(self) -> None:
+        """Close once everything is sent; after `Limits.linger_secs` anyway.
+
+        When the request was refused before it was read whole, only our half is closed at first
+        and the rest of it is read and dropped: closing a socket with unread bytes resets it, and
+        the client was observed to lose the 413 it should have read.
+        """
+        if self.phase is Phase.CLOSING:
+            return
+        unread = self.phase is Phase.HEAD or self._refused_unread
+        self._enter(Phase.CLOSING)
+        if unread and self._over_tcp() and not self.isSecure():
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+        else:
+            super().loseConnection()
+
+    def drain(self) -> None:
+        """Take no further request: close when idle, after the present answer otherwise."""
+        self._draining = True
+        if self.phase is Phase.WAITING:
+            self.loseConnection()
+        elif self.phase in (Phase.BODY, Phase.ANSWERING):
+            # Not before: Twisted drops a request whose first line finds the flag down.
+            self.persistent = False
+        if self.phase is Phase.ANSWERING:
+            self.requests[0].outlet.end_standing_stream()
+
+    def _over_tcp(self) -> bool:
+        return bool(ITCPTransport.providedBy(self.transport))
+
+    # -- deadlines, looked at by the site's sweep
+
+    def check(self, now: float) -> None:
+        """Enforce what is due at ``now``: deadlines, stalled readers, keep-alive comments."""
+        if self._congested_since is not None and self.phase is not Phase.CLOSING:
+            if now - self._congested_since >= self._limits.stall_secs:
+                self.abort("slow_reader")
+                return
+        elif self.phase is Phase.ANSWERING:
+            self.requests[0].outlet.beat(now)
+        if now >= self._due:
+            self._expire()
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        seconds = {
+            Phase.WAITING: self._limits.idle_secs,
+            Phase.HEAD: self._limits.head_secs,
+            Phase.BODY: self._limits.body_secs,
+            Phase.ANSWERING: float("inf"),
+            Phase.CLOSING: self._limits.linger_secs,
+        }[phase]
+        self._due = self._guard.reactor.seconds() + seconds
+
+    def _expire(self) -> None:
+        if self.phase is Phase.WAITING:
+            self.loseConnection()
+        elif self.phase is Phase.HEAD:
+            self._turn_away(Garbage(408, "slow_head"))
+        elif self.phase is Phase.BODY:
+            self.refuse_unread(Refusal(Reason.SLOW_REQUEST))
+        else:
+            self.transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """Note since when the client leaves the transport's buffer full."""
+        if self._congested_since is None:
+            self._congested_since = self._guard.reactor.seconds()
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The buffer is empty again."""
+        self._congested_since = None
+        super().resumeProducing()
+
+    # -- reading requests
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, unless the connection is being closed.
+
+        Over TLS bytes still arrive after `loseConnection`; Twisted alone would go on parsing.
+        """
+        if self.phase is Phase.CLOSING or not data:
+            return
+        if self.phase is Phase.WAITING:
+            self._enter(Phase.HEAD)
+            if data[0] not in _FIRST_BYTES:
+                self._turn_away(Garbage(400, "malformed"))
+                return
+        super().dataReceived(data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take bytes of a body, or of what follows it, unless the connection is being closed."""
+        # A half-closed connection does not stop Twisted's loop over what it has read; its
+        # buffer for pipelined requests would fill and pause the reading that lingering needs.
+        if self.phase is not Phase.CLOSING:
+            super().rawDataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Read a head; when it is whole and sound, hand it on."""
+        if self.phase is Phase.CLOSING:
+            return
+        if self.phase is Phase.WAITING:
+            self._enter(Phase.HEAD)
+        try:
+            head = self._reader.line(line)
+        except Garbage as garbage:
+            self._turn_away(garbage)
+            return
+        if head is not None:
+            self._reader = self._new_reader()
+            self._hand_on(head)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line beyond the bound; Twisted alone closes without a word."""
+        self._turn_away(self._reader.too_large())
+
+    def _new_reader(self) -> HeadReader:
+        return HeadReader(self._limits.header_bytes, self._limits.header_count)
+
+    def _hand_on(self, head: Head) -> None:
+        refusal = None
+        if head.fault:
+            refusal = Refusal(Reason.MALFORMED_HTTP, f"Malformed HTTP request: {head.fault}")
+        elif head.length is not None and head.length > self._limits.body_bytes:
+            refusal = Refusal(Reason.TOO_LARGE)
+        super().lineReceived(head.lines[0])
+        self.requests[-1].take_head(self._guard, head, refusal)
+        self._refused_unread = refusal is not None
+        # Without its header lines a refused request has no body: it is answered at once.
+        fields = head.lines[1:] if refusal is None else ()
+        for line in (*fields, b""):
+            # Twisted sends 100 Continue whether or not a body is announced.
+            if head.length == 0 and line.lower().startswith(b"expect:"):
+                continue
+            if self.phase is Phase.HEAD:  # unless Twisted found fault with a line
+                super().lineReceived(line)
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether another request may follow; a refused or draining one is the last."""
+        head: Head = request.head
+        return head.persistent and request.refusal is None and not self._draining
+
+    def allHeadersReceived(self) -> None:
+        """The body comes next, or the answer when there is none."""
+        self._enter(Phase.BODY)
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        """Process the request, once: a decoder may still deliver the end of a refused body."""
+        if self.phase is Phase.BODY:
+            self._enter(Phase.ANSWERING)
+            super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """Close, or wait for the next request."""
+        if self.persistent and self.phase is Phase.ANSWERING:
+            self._enter(Phase.WAITING)
+        super().requestDone(request)
+
+    # -- refusing
+
+    def refuse_unread(self, refusal: Refusal) -> None:
+        """Answer the request whose body is being read with a refusal, and close."""
+        self.persistent = False
+        self._refused_unread = True
+        self.requests[-1].refusal = refusal
+        self.allContentReceived()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted's own verdict: bad chunks (the one it reaches), or a head it refuses.
+
+        A private name, but the only place every parser error of `HTTPChannel` passes. Its own
+        answer has neither Date nor Content-Length.
+        """
+        if self.phase is Phase.BODY:
+            self.refuse_unread(
+                Refusal(Reason.MALFORMED_HTTP, "Malformed HTTP request: the chunks are not valid")
+            )
+        elif self.phase is Phase.HEAD:
+            self._turn_away(Garbage(400, "malformed"))
+
+    def _turn_away(self, garbage: Garbage) -> None:
+        """Answer what is not a request with a bare status, and close."""
+        self._guard.on_dropped(garbage.word)
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            % (garbage.status, phrase(garbage.status), self._guard.date())
+        )
+        self.loseConnection()

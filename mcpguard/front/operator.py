@@ -1,0 +1,145 @@
+"""What operators and probes ask for: health, readiness, metrics, routes; and their listener."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import define, frozen
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from mcpguard.errors import Reason, Refusal
+from mcpguard.front.exchange import Headers
+from mcpguard.front.request import GuardRequest
+
+READINESS_RETRY_SECS = 5
+"""``Retry-After`` of a gateway that is not ready yet."""
+
+
+PROBES = "/<any(health, live, ready):page>"
+GUARDED_PAGES = "/<any(metrics, routes):page>"
+
+
+@frozen
+class Vitals:
+    """What the operator pages report, asked anew for each page."""
+
+    version: str
+    started_at: float
+    """By the clock of `seconds`."""
+    seconds: Callable[[], float]
+    readiness: Callable[[], tuple[bool, str]]
+    """Whether the gateway can serve now, and if not, why (public words)."""
+    metrics: Callable[[], bytes]
+    metrics_type: str
+    """Content-Type of `metrics`."""
+    routes: Callable[[], Sequence[Mapping[str, Any]]]
+    """One row for each route."""
+
+
+@define
+class OperatorPages:
+    """The pages themselves, for whichever listener shows them."""
+
+    vitals: Vitals
+
+    def show(self, page: str, request: GuardRequest) -> None:
+        """Answer with the page of that name."""
+        pages = {
+            "health": self._health,
+            "live": self._live,
+            "ready": self._ready,
+            "metrics": self._metrics,
+            "routes": self._routes,
+        }
+        pages[page](request)
+
+    def _health(self, request: GuardRequest) -> None:
+        """Tell that the process answers, its version and age."""
+        age = self.vitals.seconds() - self.vitals.started_at
+        page = {"status": "healthy", "version": self.vitals.version, "uptime_secs": int(age)}
+        answer_json(request, 200, page)
+
+    def _live(self, request: GuardRequest) -> None:
+        """Tell that the process answers."""
+        answer_json(request, 200, {"status": "alive"})
+
+    def _ready(self, request: GuardRequest) -> None:
+        """Tell whether it can serve; 503 with the reason when it cannot."""
+        ready, reason = self.vitals.readiness()
+        page: dict[str, Any] = {"ready": ready, "version": self.vitals.version}
+        if ready:
+            answer_json(request, 200, page)
+        else:
+            retry = ("Retry-After", str(READINESS_RETRY_SECS))
+            answer_json(request, 503, {**page, "reason": reason}, (retry,))
+
+    def _metrics(self, request: GuardRequest) -> None:
+        """Show the counters."""
+        kind = ("Content-Type", self.vitals.metrics_type)
+        request.outlet.answer(200, (kind,), self.vitals.metrics())
+
+    def _routes(self, request: GuardRequest) -> None:
+        """List where requests lead."""
+        rows = [dict(row) for row in self.vitals.routes()]
+        answer_json(request, 200, {"count": len(rows), "routes": rows})
+
+
+def answer_json(
+    request: GuardRequest, status: int, page: Mapping[str, Any], headers: Headers = ()
+) -> None:
+    """Answer with one JSON object."""
+    kind = ("Content-Type", "application/json")
+    request.outlet.answer(status, (kind, *headers), json.dumps(page).encode())
+
+
+def answered(request: GuardRequest) -> Deferred[None]:
+    """Give Klein a Deferred for the end of the answer, which leaves by the outlet.
+
+    Klein would finish the request itself when a route returns, and log the loss of a client as
+    an error of the route.
+    """
+    return request.notifyFinish().addErrback(lambda _: None)
+
+
+def refuse_unrouted(request: Any, failure: Failure) -> Deferred[None]:
+    """Turn what the router raises into a refusal: 405 with ``Allow``, else 404."""
+    error = failure.value
+    # Klein tells a lost client by these Deferreds too, so this one is made before the answer.
+    done = answered(request)
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        request.refuse(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", allowed),)))
+    else:
+        request.refuse(Refusal(Reason.NOT_FOUND))
+    return done
+
+
+class OperatorRoutes:
+    """The ``[admin]`` listener: operator pages, open to whoever reaches it; never MCP."""
+
+    app = Klein()
+
+    def __init__(self, vitals: Vitals) -> None:
+        self._pages = OperatorPages(vitals)
+
+    def resource(self) -> IResource:
+        """What a `GuardSite` serves."""
+        resource: IResource = self.app.resource()
+        return resource
+
+    @app.route(PROBES, methods=["GET"])
+    @app.route(GUARDED_PAGES, methods=["GET"])
+    def page(self, request: GuardRequest, page: str) -> Deferred[None]:
+        """Show a page."""
+        done = answered(request)
+        self._pages.show(page, request)
+        return done
+
+    @app.handle_errors(HTTPException)
+    def unrouted(self, request: Any, failure: Failure) -> Deferred[None]:
+        """Refuse everything else."""
+        return refuse_unrouted(request, failure)

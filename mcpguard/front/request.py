@@ -1,0 +1,153 @@
+"""One request on its way in: the body within its bound, then the checks every route shares."""
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET, Request
+
+from mcpguard.errors import Reason, Refusal
+from mcpguard.front.exchange import Incoming
+from mcpguard.front.head import Head, plain_path
+from mcpguard.front.outlet import RequestOutlet
+
+if TYPE_CHECKING:
+    from mcpguard.front.channel import GuardChannel
+    from mcpguard.front.site import GuardSite
+
+_log = Logger()
+
+
+class GuardRequest(Request):
+    """A request whose head was read by `head` and whose answer leaves by an `Outlet`."""
+
+    defaultContentType = None
+    channel: "GuardChannel"
+    content: BytesIO
+    head: Head
+    refusal: Refusal | None = None
+    """Decided while the request was read; it has no body then."""
+    incoming: Incoming
+    outlet: RequestOutlet
+
+    def take_head(self, guard: "GuardSite", head: Head, refusal: Refusal | None) -> None:
+        """Take what the channel read, and its verdict."""
+        self._guard = guard
+        self.head = head
+        self.refusal = refusal
+        self.outlet = RequestOutlet(self, self.channel, guard)
+
+    # -- reading the body
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep the body in memory; Twisted alone writes large ones to a file, without a cap."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body, or refuse it all at the byte that passes the bound."""
+        if self.refusal is not None:
+            return
+        if self.content.tell() + len(data) > self._guard.limits.body_bytes:
+            self.content = BytesIO()
+            self.channel.refuse_unread(Refusal(Reason.TOO_LARGE))
+            return
+        self.content.write(data)
+
+    def parseCookies(self) -> None:
+        """Leave cookies alone: nothing here reads them."""
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Begin with a request that was read whole, or refused while it was read."""
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = self.head.path.encode("ascii")
+        self.args = {}
+        self.notifyFinish().addErrback(lambda _: self.outlet.client_left())
+        try:
+            self.process()
+        except Exception:
+            self.processingFailed(Failure())
+
+    # -- what every route shares
+
+    def process(self) -> None:
+        """Refuse, answer a preflight, or go on to the routes."""
+        self.site = site = self._guard
+        body = self.content.getvalue()
+        self.content = BytesIO()
+        self.incoming = Incoming(
+            request_id=site.new_id(),
+            method=self.head.method,
+            path=self.head.path,
+            query=self.head.query,
+            headers=self.head.headers,
+            body=body,
+            peer=self.channel.peer,
+            received_at=site.reactor.seconds(),
+            local_port=getattr(self.getHost(), "port", 0),
+        )
+        self.outlet.request_id = self.incoming.request_id
+        if site.cors is not None:
+            self.outlet.cross_origin = site.cors.headers(self.incoming)
+        refusal = self.refusal or site.gate.screen(self.incoming)
+        preflight = site.cors.preflight(self.incoming) if site.cors is not None else None
+        if refusal is None and preflight is not None:
+            self.outlet.answer(204, preflight, b"")
+            return
+        refusal = refusal or self._stray_target()
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        # Twisted decodes each segment here, so `/mcp%2Ffs` would be routed as `/mcp/fs`.
+        self.prepath = []
+        self.postpath = self.path[1:].split(b"/")
+        if site.resource.render(self) is not NOT_DONE_YET:
+            raise RuntimeError("routes answer by the outlet")
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Hand the request back with a refusal, which is rendered, counted and recorded."""
+        self._guard.gate.refuse(self.incoming, refusal, self.outlet)
+
+    def finish(self) -> None:
+        """End the answer when the outlet has sent it all.
+
+        Klein ends a request it found no route for once more, and one whose client has left.
+        """
+        if self.outlet.complete and not self.finished:
+            super().finish()
+
+    def getRequestHostname(self) -> bytes:
+        """Give the router a constant name.
+
+        Klein builds its URL map from the Host header: a label of 64 letters was observed to
+        raise inside the router, and its redirects repeat whatever name was sent.
+        """
+        return b"localhost"
+
+    def _stray_target(self) -> Refusal | None:
+        """What no route may see: odd methods, targets that are not a plain path."""
+        method = self.head.method
+        if method == "CONNECT" or method != method.upper() or self.head.path == "*":
+            return Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "GET, POST, DELETE"),))
+        if plain_path(self.head.path):
+            return None
+        ends_in_slash = len(self.head.path) > 1 and plain_path(self.head.path[:-1])
+        return Refusal(Reason.NOT_FOUND, "Not found: the path ends in /" if ends_in_slash else "")
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Fail closed after an error of our own: a plain 500, or a cut connection."""
+        _log.failure(
+            "Request {request_id} failed in the front",
+            failure=reason,
+            request_id=self.outlet.request_id,
+        )
+        if not self.outlet.begun:
+            try:
+                self.refuse(Refusal(Reason.INTERNAL))
+            except Exception:
+                _log.failure("The refusal failed as well")
+        if not self.outlet.begun:
+            self.outlet.answer(500, (), b"")
+        elif not self.outlet.complete:
+            self.outlet.cut("failed")
+        return reason

@@ -1,0 +1,187 @@
+"""A listener's factory: one `GuardChannel` for each client, their number, their deadlines."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.web.http import datetimeToString
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from mcpguard.front.addresses import address_block
+from mcpguard.front.bounds import Limits
+from mcpguard.front.channel import GuardChannel
+from mcpguard.front.cors import Cors
+from mcpguard.front.exchange import Gate
+from mcpguard.front.request import GuardRequest
+
+_log = Logger()
+
+DROP_WORDS = frozenset(
+    {
+        "malformed",
+        "head_too_large",
+        "slow_head",
+        "slow_reader",
+        "too_many_connections",
+        "too_many_from_address",
+        "draining",
+        "drain_limit",
+        "failed",
+    }
+)
+"""Why a connection was dropped, or turned away before there was a request to refuse."""
+
+_SWEEP_SECS = 0.5
+"""How often deadlines are looked at: the most by which one is late."""
+
+
+class GuardSite(Site):
+    """Twisted's `Site` with bounds, without its access log, banner, sessions and HTTP/2.
+
+    Args:
+        reactor: clock of every deadline.
+        wall: Unix seconds, for the Date header.
+        gate: screens every request and renders what is refused here.
+        resource: the routes; it answers by ``request.outlet``.
+        limits: every bound.
+        cors: the rules for browsers on other origins; None refuses preflights.
+        new_id: mints request ids.
+        on_dropped: told one of `DROP_WORDS` for what never became a request.
+    """
+
+    requestFactory = GuardRequest
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime,
+        wall: Callable[[], float],
+        gate: Gate,
+        resource: IResource,
+        limits: Limits,
+        cors: Cors | None,
+        new_id: Callable[[], str],
+        on_dropped: Callable[[str], None],
+    ) -> None:
+        # Twisted reads the Content-Type of every POST with the email package unless told not to.
+        super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
+        # Twisted's one timeout starts again with every byte and stops with the head; ours do not.
+        self.timeOut = None
+        # Without Twisted's wrapper that changes to HTTP/2; Factory only calls what stands here.
+        self.protocol = lambda: GuardChannel(self)  # type: ignore[method-assign,assignment,return-value]
+        self.wall = wall
+        self.gate = gate
+        self.limits = limits
+        self.cors = cors
+        self.new_id = new_id
+        self.on_dropped = on_dropped
+        self._channels: set[GuardChannel] = set()
+        self._per_address: Counter[str] = Counter()
+        self._sweeping: IDelayedCall | None = None
+        self._drains: list[Deferred[int]] = []
+        self._draining = False
+        self._aborted = 0
+        self._date = (0, b"")
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Pin ALPN: under HTTP/2 the client's certificate is out of reach of a request."""
+        return [b"http/1.1"]
+
+    def startFactory(self) -> None:
+        """Open no access log, and tick no clock for it: the audit trail is the log."""
+
+    def log(self, request: Any) -> None:
+        """Write no access log."""
+
+    def date(self) -> bytes:
+        """The Date header's value, formatted once a second."""
+        now = int(self.wall())
+        if self._date[0] != now or not self._date[1]:
+            self._date = (now, datetimeToString(now))
+        return self._date[1]
+
+    # -- the registry of connections
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._channels)
+
+    def admit(self, channel: GuardChannel) -> str:
+        """Register a connection; gives the word of refusal when it may not stay."""
+        if self._draining:
+            return "draining"
+        if len(self._channels) >= self.limits.connections:
+            return "too_many_connections"
+        block = address_block(channel.peer)
+        if block and self._per_address[block] >= self.limits.connections_per_address:
+            return "too_many_from_address"
+        self._per_address[block] += 1
+        self._channels.add(channel)
+        if self._sweeping is None:
+            self._sweeping = self.reactor.callLater(_SWEEP_SECS, self._sweep)
+        return ""
+
+    def forget(self, channel: GuardChannel) -> None:
+        """Take a lost connection out of the registry."""
+        if channel not in self._channels:
+            return
+        self._channels.remove(channel)
+        block = address_block(channel.peer)
+        self._per_address[block] -= 1
+        if not self._per_address[block]:
+            del self._per_address[block]
+        if not self._channels:
+            self._finish_drain()
+
+    def drain(self, timeout: float) -> Deferred[int]:
+        """Let running requests finish, within ``timeout`` seconds; new connections are dropped.
+
+        Idle connections are closed at once, GET streams are ended, every answer from now on says
+        ``Connection: close``. Fires with the number of connections cut at the limit. Listening
+        is stopped by whoever listens.
+        """
+        drained: Deferred[int] = Deferred()
+        self._draining = True
+        self._drains.append(drained)
+        for channel in tuple(self._channels):
+            channel.drain()
+        if not self._channels:
+            self._finish_drain()
+        else:
+            limit = self.reactor.callLater(timeout, self._abort_all)
+            drained.addBoth(_cancel, limit)
+        return drained
+
+    def _abort_all(self) -> None:
+        for channel in tuple(self._channels):
+            self._aborted += 1
+            channel.abort("drain_limit")
+
+    def _finish_drain(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        drains, self._drains = self._drains, []
+        for drained in drains:
+            drained.callback(self._aborted)
+
+    def _sweep(self) -> None:
+        self._sweeping = self.reactor.callLater(_SWEEP_SECS, self._sweep)
+        now = self.reactor.seconds()
+        for channel in tuple(self._channels):
+            try:
+                channel.check(now)
+            except Exception:
+                _log.failure("A connection's deadlines could not be checked")
+                channel.abort("failed")
+
+
+def _cancel(result: int, call: IDelayedCall) -> int:
+    if call.active():
+        call.cancel()
+    return result
