@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
-import orjson
 from attrs import define, field, frozen
 
+from mcpguard.observe.escaping import json_line
 from mcpguard.observe.events import Event
 from mcpguard.observe.redaction import MARK, REDACTED, Redactor, names_secret
 
@@ -43,7 +43,7 @@ _TAKEN = frozenset(FIELDS) | {"sequence", "previous", "hash", "worker", "level",
 _BIGGEST_INT = 2**63 - 1
 
 _ESCAPED = 6
-"""Bytes of one character at worst (``\\u0001``; UTF-8 needs at most 4)."""
+"""Bytes of one character at worst: ``\\u0001``."""
 
 
 @frozen
@@ -99,19 +99,15 @@ class Renderer:
         When a whole event does not fit, its arguments and details are left out first, then every
         string is clipped further; ``"cut": true`` says so.
         """
-        line = self._encode(self._members(event, self.bounds.text, extras=True))
+        line = json_line(self._members(event, self.bounds.text, extras=True))
         if len(line) <= self.bounds.line:
             return line
-        line = self._encode(self._members(event, self.bounds.text, extras=False))
+        line = json_line(self._members(event, self.bounds.text, extras=False))
         if len(line) <= self.bounds.line:
             return line
         room = self.bounds.line - 512  # the names, the numbers and the punctuation
         limit = room // (_STRINGS * _ESCAPED) - len(MARK)
-        return self._encode(self._members(event, limit, extras=False))
-
-    @staticmethod
-    def _encode(members: dict[str, Any]) -> bytes:
-        return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
+        return json_line(self._members(event, limit, extras=False))
 
     def _members(self, event: Event, limit: int, *, extras: bool) -> dict[str, Any]:
         text = self._text

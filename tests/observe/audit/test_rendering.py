@@ -219,7 +219,7 @@ class ForgeryTests(SynchronousTestCase):
         line = Renderer(True, Redactor(), BOUNDS).line(
             Event("ToolCall", 0.0, tool=forged, arguments={forged: forged})
         )
-        self.assertEqual(len(line.splitlines()), 1)
+        self.assertEqual(len(line.decode().splitlines()), 1)
         self.assertEqual(json.loads(line)["tool"], forged)
 
     def test_lone_surrogates(self) -> None:
