@@ -54,7 +54,7 @@ class CodecTests(SynchronousTestCase):
             self.assertEqual(decode_value(value), value)
 
     def test_wrapped(self) -> None:
-        """Anything else is wrapped: other letters, control characters, spaces outside, look-alikes."""
+        """All else is wrapped: other letters, control characters, outer spaces, look-alikes."""
         self.assertEqual(encode_value("\u00e9"), "=?base64?w6k=?=")
         for value in (" a", "a ", "\t", "a\r\nX: 1", "\x7f", "=?base64??=", "=?base64?x?="):
             encoded = encode_value(value)
