@@ -5,6 +5,7 @@ request that is refused before its body was read goes the same way as any other,
 its body: so there is one path on which answers leave.
 """
 
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,12 @@ class GuardChannel(HTTPChannel):
 
         When the request was refused before it was read whole, only our half is closed at first
         and the rest of it is read and dropped: closing a socket with unread bytes resets it, and
-        the client was observed to lose the 413 it should have read.
+        a client still sending was observed to fail there, with the 413 unread. TLS has no halves.
         """
         if self.phase is Phase.CLOSING:
             return
         unread = self.phase is Phase.HEAD or self._refused_unread
-        self._enter(Phase.CLOSING)
+        self._enter(Phase.CLOSING, self._limits.linger_secs)
         if unread and self._over_tcp() and not self.isSecure():
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
@@ -133,15 +134,8 @@ class GuardChannel(HTTPChannel):
         if now >= self._due:
             self._expire()
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase, seconds: float) -> None:
         self.phase = phase
-        seconds = {
-            Phase.WAITING: self._limits.idle_secs,
-            Phase.HEAD: self._limits.head_secs,
-            Phase.BODY: self._limits.body_secs,
-            Phase.ANSWERING: float("inf"),
-            Phase.CLOSING: self._limits.linger_secs,
-        }[phase]
         self._due = self._guard.reactor.seconds() + seconds
 
     def _expire(self) -> None:
@@ -175,7 +169,7 @@ class GuardChannel(HTTPChannel):
         if self.phase is Phase.CLOSING or not data:
             return
         if self.phase is Phase.WAITING:
-            self._enter(Phase.HEAD)
+            self._enter(Phase.HEAD, self._limits.head_secs)
             if data[0] not in _FIRST_BYTES:
                 self._turn_away(Garbage(400, "malformed"))
                 return
@@ -193,7 +187,7 @@ class GuardChannel(HTTPChannel):
         if self.phase is Phase.CLOSING:
             return
         if self.phase is Phase.WAITING:
-            self._enter(Phase.HEAD)
+            self._enter(Phase.HEAD, self._limits.head_secs)
         try:
             head = self._reader.line(line)
         except Garbage as garbage:
@@ -235,19 +229,19 @@ class GuardChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """The body comes next, or the answer when there is none."""
-        self._enter(Phase.BODY)
+        self._enter(Phase.BODY, self._limits.body_secs)
         super().allHeadersReceived()
 
     def allContentReceived(self) -> None:
         """Process the request, once: a decoder may still deliver the end of a refused body."""
         if self.phase is Phase.BODY:
-            self._enter(Phase.ANSWERING)
+            self._enter(Phase.ANSWERING, math.inf)
             super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
         """Close, or wait for the next request."""
         if self.persistent and self.phase is Phase.ANSWERING:
-            self._enter(Phase.WAITING)
+            self._enter(Phase.WAITING, self._limits.idle_secs)
         super().requestDone(request)
 
     # -- refusing

@@ -6,6 +6,7 @@ from attrs import define, field
 
 from mcpguard.config.settings import CorsSettings
 from mcpguard.front.exchange import Headers, Incoming
+from mcpguard.policy.origins import normal_origin
 
 MCP_REQUEST_HEADERS = (
     "Authorization",
@@ -46,7 +47,7 @@ class Cors:
     _origins: frozenset[str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._origins = frozenset(origin.lower() for origin in self.settings.allowed_origins)
+        self._origins = frozenset(_one_form(origin) for origin in self.settings.allowed_origins)
 
     def headers(self, incoming: Incoming) -> Headers:
         """What every answer carries."""
@@ -79,7 +80,12 @@ class Cors:
         values = incoming.headers.get("origin", ())
         if len(values) != 1:
             return None
-        return values[0] if self._origins & {"*", values[0].lower()} else None
+        return values[0] if self._origins & {"*", _one_form(values[0])} else None
+
+
+def _one_form(origin: str) -> str:
+    """One spelling of an origin, as the Origin rule of the corridor compares them."""
+    return normal_origin(origin) or origin.lower()
 
 
 def _param_headers(incoming: Incoming) -> tuple[str, ...]:

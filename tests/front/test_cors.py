@@ -116,6 +116,13 @@ class CrossOrigin(SynchronousTestCase):
             self.assertEqual(headers["Access-Control-Allow-Origin"], "*")
             self.assertNotIn("Access-Control-Allow-Credentials", headers)
 
+    def test_spellings(self) -> None:
+        """The rules are compared by meaning: a default port or a final slash changes nothing."""
+        for written in ("HTTPS://App.Example:443", "https://app.example/"):
+            rules = CorsSettings(enabled=True, allowed_origins=(written,))
+            answer = self.ask(preflight(), rules)
+            self.assertEqual(answer.headers["Access-Control-Allow-Origin"], APP)
+
     def test_screening_comes_first(self) -> None:
         """A preflight to a host that is not served here is refused."""
         listener = Listener(cors=RULES)
