@@ -23,7 +23,7 @@ from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.operator_gate import OperatorGate
 from mcpguard.gateway.upstreams import build_upstream
-from mcpguard.observe.audit.thread import spawn_worker
+from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
@@ -134,7 +134,7 @@ class Gateway(Service):
             clock=reactor,
             wall=wall,
             meter=self.metrics,
-            spawn=spawn_worker,
+            spawn=lambda name: WorkerThread(reactor, name),
             stdout=stdout,
             bounds=AUDIT_BOUNDS,
         )
@@ -244,7 +244,7 @@ class Gateway(Service):
     def url(self) -> str:
         """Where clients reach the listener (the port is the one the system gave)."""
         host = self.settings.server.host
-        port = self._ports[0].getHost().port
+        port = self._ports[0].getHost().port  # type: ignore[attr-defined]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _listen_for_signals(self) -> None:
