@@ -1,0 +1,77 @@
+// A client of npm's @modelcontextprotocol/client 2.x, driven by the steps of a job; ``mode`` is
+// the SDK's versionNegotiation mode, or "default" to leave it unset.
+import { load, main } from "./steps.mjs";
+
+const { Client, StreamableHTTPClientTransport } = await load("@modelcontextprotocol/client");
+
+const LOG_LEVEL = "io.modelcontextprotocol/logLevel";
+const NEWEST_HANDSHAKE = "2025-11-25";
+
+async function connect(job, heard) {
+  const client = new Client(
+    { name: "live-test", version: "2.0.0" },
+    {
+      capabilities: { sampling: {}, elicitation: {}, roots: { listChanged: true } },
+      ...(job.mode !== "default" && { versionNegotiation: { mode: job.mode } }),
+    },
+  );
+  client.setRequestHandler("elicitation/create", async () => {
+    heard.asked.push("elicitation");
+    return { action: "accept", content: job.content };
+  });
+  client.setRequestHandler("sampling/createMessage", async ({ params }) => {
+    heard.asked.push("sampling");
+    const text = `<${params.messages.at(-1).content.text}>`;
+    return { role: "assistant", model: "test-model", content: { type: "text", text } };
+  });
+  client.setRequestHandler("roots/list", async () => {
+    heard.asked.push("roots");
+    return { roots: job.roots.map((uri) => ({ uri })) };
+  });
+  client.setNotificationHandler("notifications/resources/updated", ({ params }) =>
+    heard.add("updated", params.uri),
+  );
+  client.setNotificationHandler("notifications/tools/list_changed", () =>
+    heard.add("tools changed", true),
+  );
+  client.setNotificationHandler("notifications/message", ({ params }) =>
+    heard.add("log", params.data),
+  );
+  const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
+  const transport = new StreamableHTTPClientTransport(new URL(job.url), {
+    requestInit: { headers },
+  });
+  await client.connect(transport);
+  const version = client.getNegotiatedProtocolVersion();
+  const modern = version > NEWEST_HANDSHAKE;
+  return {
+    client,
+    version,
+    server: client.getServerVersion()?.name ?? "",
+    call: (name, args, options, meta) =>
+      client.callTool({ name, arguments: args, ...(meta && { _meta: meta }) }, options),
+    watch: async (uri) => {
+      if (!modern) {
+        await client.subscribeResource({ uri });
+        return () => client.unsubscribeResource({ uri });
+      }
+      const listening = await client.listen({ resourceSubscriptions: [uri] });
+      return () => listening.close();
+    },
+    watchTools: async () => {
+      if (!modern) return async () => {};
+      const listening = await client.listen({ toolsListChanged: true });
+      return () => listening.close();
+    },
+    logLevel: async (level) => {
+      if (modern) return { [LOG_LEVEL]: level };
+      await client.setLoggingLevel(level);
+    },
+    close: async () => {
+      if (!modern) await transport.terminateSession();
+      await client.close();
+    },
+  };
+}
+
+await main(connect);

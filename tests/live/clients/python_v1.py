@@ -1,0 +1,150 @@
+"""A client of PyPI's ``mcp`` 1.x, driven by the steps of a job."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from mcp import types
+from mcp.client.session import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+from pydantic import AnyUrl
+from steps import Heard, Words, main
+
+
+class Face:
+    """The SDK's session without its types."""
+
+    def __init__(
+        self, session: ClientSession, heard: Heard, opened: types.InitializeResult
+    ) -> None:
+        self._session = session
+        self._heard = heard
+        self.version = str(opened.protocolVersion)
+        self.server = opened.serverInfo.name
+
+    async def tools(self) -> list[str]:
+        """All pages."""
+        names: list[str] = []
+        params = None
+        while True:
+            page = await self._session.list_tools(params=params)
+            names += [tool.name for tool in page.tools]
+            if page.nextCursor is None:
+                return names
+            params = types.PaginatedRequestParams(cursor=page.nextCursor)
+
+    async def call(self, tool: str, arguments: Words, **more: Any) -> Words:
+        """Call, with the progress that was reported."""
+        progress: list[Any] = []
+
+        async def reported(done: float, total: float | None, message: str | None) -> None:
+            progress.append([done, total])
+
+        result = await self._session.call_tool(
+            tool, arguments, progress_callback=reported if more.get("progress") else None
+        )
+        text = "\n".join(block.text for block in result.content if block.type == "text")
+        return {"text": text, "error": bool(result.isError), "progress": progress}
+
+    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
+        """This SDK leaves the notification to its user."""
+        request_id = self._session._request_id
+        with anyio.move_on_after(after) as scope:
+            await self._session.call_tool(tool, arguments)
+        params = types.CancelledNotificationParams(requestId=request_id, reason="enough")
+        await self._session.send_notification(
+            types.ClientNotification(
+                types.CancelledNotification(method="notifications/cancelled", params=params)
+            )
+        )
+        return {"cancelled": scope.cancelled_caught}
+
+    async def resources(self) -> list[str]:
+        """The URIs of the first page."""
+        return [str(one.uri) for one in (await self._session.list_resources()).resources]
+
+    async def read(self, uri: str) -> str:
+        """The text."""
+        result = await self._session.read_resource(AnyUrl(uri))
+        return "".join(getattr(one, "text", "") for one in result.contents)
+
+    async def prompts(self) -> list[str]:
+        """The names."""
+        return [one.name for one in (await self._session.list_prompts()).prompts]
+
+    async def prompt(self, name: str, arguments: dict[str, str]) -> str:
+        """The text."""
+        result = await self._session.get_prompt(name, arguments)
+        return "".join(getattr(one.content, "text", "") for one in result.messages)
+
+    @asynccontextmanager
+    async def watching(self, uri: str) -> AsyncIterator[None]:
+        """Subscribe."""
+        await self._session.subscribe_resource(AnyUrl(uri))
+        yield
+        await self._session.unsubscribe_resource(AnyUrl(uri))
+
+    @asynccontextmanager
+    async def watching_tools(self) -> AsyncIterator[None]:
+        """Nothing has to be asked for."""
+        yield
+
+    async def log_level(self, level: str) -> Words:
+        """Set it for the session."""
+        await self._session.set_logging_level(level)  # type: ignore[arg-type]
+        return {}
+
+
+@asynccontextmanager
+async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
+    """A connected session that answers what the server asks."""
+
+    async def elicited(context: Any, params: Any) -> types.ElicitResult:
+        heard.asked.append("elicitation")
+        return types.ElicitResult(action="accept", content=job["content"])
+
+    async def sampled(context: Any, params: Any) -> types.CreateMessageResult:
+        heard.asked.append("sampling")
+        text = params.messages[-1].content.text
+        content = types.TextContent(type="text", text=f"<{text}>")
+        return types.CreateMessageResult(role="assistant", model="test-model", content=content)
+
+    async def rooted(context: Any) -> types.ListRootsResult:
+        heard.asked.append("roots")
+        return types.ListRootsResult(roots=[types.Root(uri=uri) for uri in job["roots"]])
+
+    async def logged(params: types.LoggingMessageNotificationParams) -> None:
+        heard.add("log", params.data)
+
+    async def told(message: Any) -> None:
+        told = getattr(message, "root", None)
+        method = getattr(told, "method", None)
+        if method == "notifications/resources/updated":
+            heard.add("updated", str(told.params.uri))
+        elif method == "notifications/tools/list_changed":
+            heard.add("tools changed", True)
+
+    headers = {"Authorization": f"Bearer {job['key']}"} if job["key"] else {}
+    async with (
+        create_mcp_http_client(headers=headers) as http,
+        streamable_http_client(job["url"], http_client=http) as (read, write, _),
+        ClientSession(
+            read,
+            write,
+            read_timeout_seconds=timedelta(seconds=job["timeout"]),
+            elicitation_callback=elicited,
+            sampling_callback=sampled,
+            list_roots_callback=rooted,
+            logging_callback=logged,
+            message_handler=told,
+        ) as session,
+    ):
+        opened = await session.initialize()
+        yield Face(session, heard, opened)
+
+
+if __name__ == "__main__":
+    main(connect)

@@ -1,0 +1,166 @@
+// What the TypeScript clients do and report: the same jobs and reports as steps.py.
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+/** Import an npm package from where the live tests installed it. */
+export async function load(name) {
+  const require = createRequire(pathToFileURL(process.env.LIVE_NODE_MODULES + "/_.js"));
+  return import(pathToFileURL(require.resolve(name)));
+}
+
+/** What the server said unasked, and a way to wait for one of it. */
+export class Heard {
+  constructor() {
+    this.all = [];
+    this.asked = [];
+    this.waiting = [];
+  }
+  add(kind, value) {
+    this.all.push([kind, value]);
+    this.waiting.splice(0).forEach((wake) => wake());
+  }
+  values(kind) {
+    return this.all.filter(([found]) => found === kind).map(([, value]) => value);
+  }
+  async waitFor(kind, value) {
+    while (!this.values(kind).includes(value)) {
+      await new Promise((wake) => this.waiting.push(wake));
+    }
+  }
+}
+
+const texts = (blocks) => blocks.map((block) => block.text ?? "").join("\n");
+
+/** A call's result, with the progress that was reported. */
+async function call(face, tool, args, { progress = false, meta } = {}) {
+  const reported = [];
+  const options = progress ? { onprogress: (p) => reported.push([p.progress, p.total ?? null]) } : {};
+  const result = await face.call(tool, args ?? {}, options, meta);
+  return { text: texts(result.content), error: result.isError ?? false, progress: reported };
+}
+
+const STEPS = {
+  list: async ({ face }) => (await face.client.listTools()).tools.map((tool) => tool.name).sort(),
+  call: ({ face }, step) => call(face, step.tool, step.arguments, { progress: step.progress }),
+  cancel: async ({ face }, step) => {
+    const abort = new AbortController();
+    setTimeout(() => abort.abort("enough"), step.after * 1000);
+    try {
+      await face.call(step.tool, step.arguments ?? {}, { signal: abort.signal });
+      return { cancelled: false };
+    } catch (error) {
+      if (!abort.signal.aborted) throw error;
+      return { cancelled: true };
+    }
+  },
+  resources: async ({ face }) =>
+    (await face.client.listResources()).resources.map((one) => one.uri).sort(),
+  read: async ({ face }, step) =>
+    (await face.client.readResource({ uri: step.uri })).contents.map((one) => one.text).join(""),
+  prompts: async ({ face }) => (await face.client.listPrompts()).prompts.map((one) => one.name).sort(),
+  prompt: async ({ face }, step) => {
+    const result = await face.client.getPrompt({ name: step.prompt, arguments: step.arguments ?? {} });
+    return result.messages.map((message) => message.content.text ?? "").join("");
+  },
+  watch: async ({ face, heard }, step) => {
+    const stop = await face.watch(step.uri);
+    await call(face, step.tool, step.arguments);
+    await heard.waitFor("updated", step.uri);
+    await stop();
+    return heard.values("updated");
+  },
+  grow: async ({ face, heard }, step) => {
+    const stop = await face.watchTools();
+    await call(face, step.tool, step.arguments);
+    await heard.waitFor("tools changed", true);
+    await stop();
+    return (await face.client.listTools()).tools.map((tool) => tool.name).sort();
+  },
+  log: async ({ face, heard }, step) => {
+    const meta = await face.logLevel(step.level);
+    await call(face, step.tool, step.arguments, { meta });
+    await heard.waitFor("log", step.expect);
+    return heard.values("log");
+  },
+  together: async ({ face }, step) => {
+    const answers = {};
+    await Promise.all(
+      Array.from({ length: step.count }, async (_, number) => {
+        const value = `together ${number}`;
+        const args = { ...step.arguments, [step.argument]: value };
+        answers[value] = (await call(face, step.tool, args)).text;
+      }),
+    );
+    return answers;
+  },
+  crowd: async ({ connect, job }, step) => {
+    const answers = {};
+    await Promise.all(
+      Array.from({ length: step.count }, async (_, number) => {
+        const value = `session ${number}`;
+        const other = await connect(job, new Heard());
+        const mine = [];
+        for (let turn = 0; turn < step.rounds; turn++) {
+          const args = { ...step.arguments, [step.argument]: `${value} ${turn}` };
+          mine.push((await call(other, step.tool, args)).text);
+        }
+        await other.close();
+        answers[value] = mine;
+      }),
+    );
+    return answers;
+  },
+};
+
+const described = (error) => ({
+  error: {
+    type: error?.constructor?.name ?? typeof error,
+    code: error?.code ?? null,
+    message: String(error?.message ?? error),
+  },
+});
+
+function within(seconds, work) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("the step took too long")), seconds * 1000);
+  });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
+
+async function run(connect, job) {
+  const heard = new Heard();
+  const report = { connect: null, steps: {}, asked: heard.asked };
+  let face;
+  try {
+    face = await within(job.timeout, connect(job, heard));
+    report.connect = { ok: { version: face.version, server: face.server } };
+  } catch (error) {
+    report.connect = described(error);
+    return report;
+  }
+  for (const step of job.steps) {
+    try {
+      const work = STEPS[step.do]({ face, heard, connect, job }, step);
+      report.steps[step.name] = { ok: await within(step.timeout ?? job.timeout, work) };
+    } catch (error) {
+      report.steps[step.name] = described(error);
+    }
+  }
+  await face.close();
+  return report;
+}
+
+/** Read the jobs from stdin, run them side by side, print the reports. */
+export async function main(connect) {
+  let text = "";
+  for await (const chunk of process.stdin) text += chunk;
+  const { jobs } = JSON.parse(text);
+  const reports = {};
+  await Promise.all(
+    Object.entries(jobs).map(async ([name, job]) => {
+      reports[name] = await run(connect, job);
+    }),
+  );
+  process.stdout.write(JSON.stringify(reports) + "\n", () => process.exit(0));
+}

@@ -1,0 +1,211 @@
+"""What the Python clients do and report, whatever SDK is below: steps of a job, as JSON.
+
+The job comes on stdin: ``{"jobs": {name: {"url", "key", "mode", "timeout", "content", "roots",
+"steps": [{"name", "do", ...}]}}}``. The report goes to stdout:
+``{name: {"connect": outcome, "steps": {name: outcome}, "asked": [...]}}``, an outcome being
+``{"ok": ...}`` or ``{"error": {"type", "code", "message"}}``.
+"""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import anyio
+
+Words = dict[str, Any]
+
+
+class Heard:
+    """What the server said unasked: ``(kind, value)`` pairs, and a way to wait for one."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, Any]] = []
+        self.asked: list[str] = []
+        self._changed = anyio.Event()
+
+    def add(self, kind: str, value: Any) -> None:
+        """Note one thing."""
+        self.all.append((kind, value))
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def values(self, kind: str) -> list[Any]:
+        """All of a kind."""
+        return [value for found, value in self.all if found == kind]
+
+    async def wait_for(self, kind: str, value: Any) -> None:
+        """Return once this was said; the step's own timeout bounds the wait."""
+        while (kind, value) not in self.all:
+            await self._changed.wait()
+
+
+class Face(Protocol):
+    """One connected client of some SDK, with the SDK's names taken off."""
+
+    version: str
+    server: str
+
+    async def tools(self) -> list[str]: ...
+    async def call(self, tool: str, arguments: Words, **more: Any) -> Words: ...
+    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words: ...
+    async def resources(self) -> list[str]: ...
+    async def read(self, uri: str) -> str: ...
+    async def prompts(self) -> list[str]: ...
+    async def prompt(self, name: str, arguments: dict[str, str]) -> str: ...
+    def watching(self, uri: str) -> AbstractAsyncContextManager[None]: ...
+    def watching_tools(self) -> AbstractAsyncContextManager[None]: ...
+    async def log_level(self, level: str) -> Words: ...
+
+
+Connect = Callable[[Words, Heard], AbstractAsyncContextManager[Face]]
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The first real error inside groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def described(error: BaseException) -> Words:
+    """An error as the caller of the SDK sees it."""
+    error = leaf(error)
+    inner = getattr(error, "error", None)
+    code = getattr(inner, "code", getattr(error, "code", None))
+    return {"type": type(error).__name__, "code": code, "message": str(error)}
+
+
+async def _list(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return sorted(await face.tools())
+
+
+async def _call(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.call(step["tool"], step.get("arguments", {}), progress=step.get("progress"))
+
+
+async def _cancel(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.cancelled_call(step["tool"], step.get("arguments", {}), step["after"])
+
+
+async def _resources(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return sorted(await face.resources())
+
+
+async def _read(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.read(step["uri"])
+
+
+async def _prompts(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return sorted(await face.prompts())
+
+
+async def _prompt(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.prompt(step["prompt"], step.get("arguments", {}))
+
+
+async def _watch(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    async with face.watching(step["uri"]):
+        await face.call(step["tool"], step.get("arguments", {}))
+        await heard.wait_for("updated", step["uri"])
+    return heard.values("updated")
+
+
+async def _grow(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    async with face.watching_tools():
+        await face.call(step["tool"], step.get("arguments", {}))
+        await heard.wait_for("tools changed", True)
+    return sorted(await face.tools())
+
+
+async def _log(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    meta = await face.log_level(step["level"])
+    await face.call(step["tool"], step.get("arguments", {}), meta=meta)
+    await heard.wait_for("log", step["expect"])
+    return heard.values("log")
+
+
+async def _together(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    answers: Words = {}
+
+    async def one(value: str) -> None:
+        arguments = {**step.get("arguments", {}), step["argument"]: value}
+        answers[value] = (await face.call(step["tool"], arguments))["text"]
+
+    async with anyio.create_task_group() as group:
+        for number in range(step["count"]):
+            group.start_soon(one, f"together {number}")
+    return answers
+
+
+async def _crowd(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    answers: dict[str, list[str]] = {}
+
+    async def one(value: str) -> None:
+        mine: list[str] = []
+        async with again(job, Heard()) as other:
+            for turn in range(step["rounds"]):
+                arguments = {**step.get("arguments", {}), step["argument"]: f"{value} {turn}"}
+                mine.append((await other.call(step["tool"], arguments))["text"])
+        answers[value] = mine
+
+    async with anyio.create_task_group() as group:
+        for number in range(step["count"]):
+            group.start_soon(one, f"session {number}")
+    return answers
+
+
+Step = Callable[[Face, Heard, Words, Connect, Words], Awaitable[Any]]
+STEPS: dict[str, Step] = {
+    "list": _list,
+    "call": _call,
+    "cancel": _cancel,
+    "resources": _resources,
+    "read": _read,
+    "prompts": _prompts,
+    "prompt": _prompt,
+    "watch": _watch,
+    "grow": _grow,
+    "log": _log,
+    "together": _together,
+    "crowd": _crowd,
+}
+
+
+async def _run(connect: Connect, job: Words) -> Words:
+    heard = Heard()
+    report: Words = {"connect": None, "steps": {}, "asked": heard.asked}
+    try:
+        async with connect(job, heard) as face:
+            report["connect"] = {"ok": {"version": face.version, "server": face.server}}
+            for step in job["steps"]:
+                try:
+                    with anyio.fail_after(step.get("timeout", job["timeout"])):
+                        done = await STEPS[step["do"]](face, heard, step, connect, job)
+                    report["steps"][step["name"]] = {"ok": done}
+                except Exception as error:
+                    report["steps"][step["name"]] = {"error": described(error)}
+    except Exception as error:
+        # The context's exit reports what went wrong in the background as well.
+        report["connect" if report["connect"] is None else "close"] = {"error": described(error)}
+    return report
+
+
+async def _run_all(connect: Connect, jobs: dict[str, Words]) -> Words:
+    reports: Words = {}
+
+    async def one(name: str, job: Words) -> None:
+        reports[name] = await _run(connect, job)
+
+    async with anyio.create_task_group() as group:
+        for name, job in jobs.items():
+            group.start_soon(one, name, job)
+    return reports
+
+
+def main(connect: Connect) -> None:
+    """Read the jobs, run them side by side, print the reports."""
+    jobs = json.load(sys.stdin)["jobs"]
+    reports = anyio.run(_run_all, connect, jobs)
+    print(json.dumps(reports))

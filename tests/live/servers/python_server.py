@@ -1,0 +1,199 @@
+"""A server of PyPI's ``mcp`` 2.x with one tool for every feature: stdio, or HTTP with ``--http``.
+
+Run with the Python of ``.live/mcp2``. Over HTTP it prints the URL it listens on.
+"""
+
+import logging
+import socket
+import sys
+import warnings
+from typing import Annotated, Any
+
+import anyio
+import mcp_types as types
+import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
+from mcp.shared.exceptions import MCPDeprecationWarning
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+
+warnings.simplefilter("ignore", MCPDeprecationWarning)
+
+COUNTER = "test://counter"
+server = MCPServer("python-server", version="1.2.3", log_level="WARNING")
+counts = {"touched": 0, "cancelled": 0}
+subscribed: list[tuple[Any, str]] = []
+
+
+class Answer(BaseModel):
+    """What the user is asked for."""
+
+    answer: str
+
+
+def question(question: str) -> Elicit[Answer]:
+    """Ask the user, by whatever means the client's era has."""
+    return Elicit(question, Answer)
+
+
+def prompt(text: str) -> Sample:
+    """Have the client's model answer."""
+    content = types.TextContent(type="text", text=text)
+    return Sample([types.SamplingMessage(role="user", content=content)], max_tokens=100)
+
+
+def roots() -> ListRoots:
+    """Ask for the client's roots."""
+    return ListRoots()
+
+
+@server.tool()
+async def echo(message: str) -> str:
+    """Answer with the message."""
+    return message
+
+
+@server.tool()
+async def fail(reason: str) -> str:
+    """Fail with the reason."""
+    raise ToolError(reason)
+
+
+@server.tool()
+async def slow(ctx: Context, seconds: float = 0.4, steps: int = 4) -> str:
+    """Take some time, reporting progress before each pause."""
+    for step in range(1, steps + 1):
+        await ctx.report_progress(step, steps, f"step {step}")
+        await anyio.sleep(seconds / steps)
+    return f"{steps} steps"
+
+
+@server.tool()
+async def wait(seconds: float) -> str:
+    """Wait; count when cancelled meanwhile."""
+    try:
+        await anyio.sleep(seconds)
+    except anyio.get_cancelled_exc_class():
+        counts["cancelled"] += 1
+        raise
+    return "waited"
+
+
+@server.tool()
+async def cancellations() -> str:
+    """How many waits were cancelled."""
+    return str(counts["cancelled"])
+
+
+@server.tool()
+async def ask(question: str, answer: Annotated[Answer, Resolve(question)]) -> str:
+    """Put a question to the user."""
+    return f"answered: {answer.answer}"
+
+
+@server.tool()
+async def sample(text: str, said: Annotated[types.CreateMessageResult, Resolve(prompt)]) -> str:
+    """Have the client's model say something."""
+    content = said.content
+    return f"{said.model} said: {getattr(content, 'text', content)}"
+
+
+@server.tool()
+async def where(found: Annotated[types.ListRootsResult, Resolve(roots)]) -> str:
+    """List the client's roots."""
+    return " ".join(str(root.uri) for root in found.roots)
+
+
+@server.tool()
+async def log(text: str, ctx: Context) -> str:
+    """Send a log message at every third level."""
+    for level in ("debug", "warning", "critical"):
+        await ctx.log(level, f"{level}: {text}")
+    return "logged"
+
+
+@server.tool()
+async def touch(ctx: Context) -> str:
+    """Change the counter and tell whoever subscribed to it."""
+    counts["touched"] += 1
+    await ctx.notify_resource_updated(COUNTER)
+    for session, uri in list(subscribed):
+        await session.send_resource_updated(uri)
+    return str(counts["touched"])
+
+
+@server.tool()
+async def grow(name: str, ctx: Context) -> str:
+    """Add a tool and say that the list has changed."""
+
+    async def added() -> str:
+        return name
+
+    server.add_tool(added, name=name)
+    await ctx.notify_tools_changed()
+    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        await ctx.session.send_tool_list_changed()
+    return "grown"
+
+
+@server.resource(COUNTER)
+async def counter() -> str:
+    """How often it was touched."""
+    return str(counts["touched"])
+
+
+@server.resource("test://item/{name}")
+async def item(name: str) -> str:
+    """Anything by name."""
+    return f"item {name}"
+
+
+@server.prompt()
+async def greet(name: str) -> str:
+    """Greet somebody."""
+    return f"Say hello to {name}"
+
+
+async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
+    """Remember who wants to know, for clients before 2026-07-28."""
+    subscribed.append((ctx.session, str(params.uri)))
+    return types.EmptyResult()
+
+
+async def unsubscribe(ctx: Any, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
+    """Forget it again."""
+    subscribed[:] = [one for one in subscribed if one != (ctx.session, str(params.uri))]
+    return types.EmptyResult()
+
+
+async def set_level(ctx: Any, params: types.SetLevelRequestParams) -> types.EmptyResult:
+    """Accept the level, which the tool `log` does not look at."""
+    return types.EmptyResult()
+
+
+# MCPServer offers neither of these itself; both only exist before 2026-07-28.
+low = server._lowlevel_server
+low.add_request_handler("resources/subscribe", types.SubscribeRequestParams, subscribe)
+low.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, unsubscribe)
+low.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_level)
+
+
+def serve_http() -> None:
+    """Listen on a free port of the loopback interface and say where."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(server.streamable_http_app(), log_level="warning")
+    listener.listen(256)
+    print(f"listening on http://127.0.0.1:{port}/mcp", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    if "--http" in sys.argv[1:]:
+        serve_http()
+    else:
+        server.run("stdio")
