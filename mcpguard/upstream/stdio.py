@@ -1,364 +1,329 @@
-"""One child process that speaks JSON-RPC on its pipes: framing, queues, and the way it is ended."""
+"""A server that runs as child processes of the gateway and speaks MCP on their pipes."""
 
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone, ProcessExitedAlready
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-)
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from mcpguard.config.settings import UpstreamSettings
 from mcpguard.errors import Reason
-from mcpguard.protocol.framing import LineFramer, LineTooLong
-from mcpguard.protocol.jsonrpc import Bounds, Malformed, parse_object
-from mcpguard.upstream.chatter import Chatter
-from mcpguard.upstream.link import Message, UpstreamFailure
-from mcpguard.upstream.spawning import KILL, PRESENT, TERM, SignalGroup
+from mcpguard.observe.events import Meter, Recorder
+from mcpguard.policy.buckets import Rate
+from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.upstream.child import ChildBounds
+from mcpguard.upstream.conversation import CallBounds, Slots
+from mcpguard.upstream.crashes import CrashBook, CrashBounds
+from mcpguard.upstream.greeting import GATEWAY, greet_legacy, greet_modern
+from mcpguard.upstream.link import (
+    Eras,
+    Inbox,
+    Link,
+    Message,
+    Opening,
+    Standing,
+    UpstreamFailure,
+)
+from mcpguard.upstream.probing import PROBES, Probe
+from mcpguard.upstream.session_link import SessionLink
+from mcpguard.upstream.shared_child import SharedChild
+from mcpguard.upstream.shared_sessions import SharedSessions
+from mcpguard.upstream.spawning import SignalGroup, program_of, signal_group
+from mcpguard.upstream.stateless_calls import StatelessCalls, StatelessLink
+from mcpguard.upstream.supervision import Supervision, SupervisionBounds
 
 log = Logger()
 
-POLL_SECS = 0.05
-"""How often the rest of an ended child's process group is looked for."""
+EVERYBODY = ""
+"""Stands for a principal's key where one child serves them all."""
+
+DISCOVER_SECS = 5.0
+RETRY_SECS = 5.0
+"""How soon a server that could not be asked is asked again."""
+GRACE_SECS = 2.0
+MAX_LISTENS = 1000
+MAX_SUBSCRIPTIONS = 1000
+MAX_KEYS = 10_000
+
+JSON_BOUNDS = Bounds(max_depth=200, max_nodes=1_000_000)
+CRASH_BOUNDS = CrashBounds(
+    first_secs=0.5,
+    most_secs=30.0,
+    jitter=0.25,
+    loop=5,
+    window_secs=60.0,
+    cooldown_secs=60.0,
+    healthy_secs=10.0,
+)
 
 
-@frozen
-class ChildBounds:
-    """How much one child may cost, and how long it is waited for."""
-
-    max_message: int
-    """Bytes of one message, either direction."""
-    max_unsent: int
-    """Bytes that may wait until the child reads its input."""
-    stall_secs: float
-    """How long it may leave its input unread before it is killed."""
-    grace_secs: float
-    """Between the steps that end it: end of input, TERM, KILL."""
-    json: Bounds
-    """The structure of one message."""
-
-
-@frozen
-class Exit:
-    """How a child ended."""
-
-    code: int | None
-    signal: int | None
-    wanted: bool
-    """True when we had asked it to stop before."""
-
-    def __str__(self) -> str:
-        return f"signal {self.signal}" if self.signal is not None else f"exit code {self.code}"
-
-
-class Owner(Protocol):
-    """Who hears what a child says."""
-
-    def message(self, message: Message) -> None:
-        """One JSON-RPC object."""
-        ...
-
-    def unreadable(self, problem: Malformed) -> None:
-        """One line that is no acceptable JSON-RPC object; it was dropped."""
-        ...
-
-    def over(self, failure: UpstreamFailure) -> None:
-        """Nothing will be heard any more, and nothing can be sent. Called once."""
-        ...
+def bounds_of(settings: UpstreamSettings) -> SupervisionBounds:
+    """Every bound of a stdio upstream: the configured ones, and those nobody needs to turn."""
+    return SupervisionBounds(
+        max_children=settings.max_children,
+        # A burst may fill all seats; afterwards sessions come and go no faster than this.
+        spawn_rate=Rate(per_second=10.0, burst=settings.max_children + 4),
+        idle_secs=settings.idle_timeout_secs,
+        evictable_secs=min(60.0, settings.idle_timeout_secs),
+        sweep_secs=max(0.05, min(15.0, settings.idle_timeout_secs / 4)),
+        chatter_rate=Rate(per_second=20.0, burst=200),
+        chatter_line=2048,
+        child=ChildBounds(
+            max_message=settings.max_message_size,
+            max_unsent=max(settings.max_message_size, 1_048_576),
+            stall_secs=settings.timeout_secs,
+            grace_secs=GRACE_SECS,
+            json=JSON_BOUNDS,
+        ),
+        calls=CallBounds(
+            # Streams and our own requests do not count against max_concurrency.
+            max_pending=settings.max_concurrency + MAX_LISTENS + 100,
+            timeout_secs=settings.timeout_secs,
+            max_timeout_secs=settings.max_timeout_secs,
+            progress_interval=0.05,
+            max_message=settings.max_message_size,
+        ),
+    )
 
 
-@implementer(IPushProducer)
-@define(eq=False, slots=False)
-class Child(ProcessProtocol):
-    """The pipes and the life of one process; every callback is guarded.
+class StdioUpstream:
+    """One configured stdio server; implements `Upstream`.
 
-    An exception that escapes from a callback would make Twisted drop the pipe, so nothing that an
-    owner does may end the conversation for others.
+    ``reactor`` must provide time and processes, and its time must be Unix seconds (as every real
+    reactor's is); ``random`` is uniform in [0, 1); ``environ`` is the gateway's own environment,
+    of which a server gets only what is listed. ``signal_group`` is there for tests.
     """
 
-    name: str
-    """The upstream's, for the log."""
-    clock: IReactorTime
-    bounds: ChildBounds
-    chatter: Callable[[str], Chatter]
-    """Makes the way to the log for ``stdout`` or ``stderr``."""
-    signal_group: SignalGroup
-    owner: Owner | None = None
-    pid: int = field(init=False, default=0)
-    exit: Exit | None = field(init=False, default=None)
-    _framer: LineFramer = field(init=False)
-    _stdout: Chatter = field(init=False)
-    _stderr: Chatter = field(init=False)
-    _unsent: deque[bytes] = field(init=False, factory=deque)
-    _unsent_bytes: int = field(init=False, default=0)
-    _paused: bool = field(init=False, default=False)
-    _over: UpstreamFailure | None = field(init=False, default=None)
-    _wanted: bool = field(init=False, default=False)
-    _ended: bool = field(init=False, default=False)
-    _waiting: list[Deferred[Exit]] = field(init=False, factory=list)
-    _step: IDelayedCall | None = field(init=False, default=None)
-    _drain: IDelayedCall | None = field(init=False, default=None)
-    _stall: IDelayedCall | None = field(init=False, default=None)
-    _deaf: bool = field(init=False, default=False)
-    _drained: bool = field(init=False, default=False)
-    _group_gone: bool = field(init=False, default=False)
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        *,
+        reactor: Any,
+        meter: Meter,
+        recorder: Recorder,
+        random: Callable[[], float],
+        environ: Mapping[str, str],
+        signal_group: SignalGroup = signal_group,
+    ) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._supervision = Supervision(
+            settings.name,
+            program_of(settings, environ),
+            reactor,
+            meter,
+            recorder,
+            CrashBook(CRASH_BOUNDS, random, MAX_KEYS),
+            bounds_of(settings),
+            signal_group,
+            self._looping,
+        )
+        self._probe = Probe(
+            self._supervision,
+            reactor,
+            min(DISCOVER_SECS, settings.timeout_secs),
+            settings.timeout_secs,
+        )
+        self._slots = Slots(settings.max_concurrency)
+        # A pinned handshake era leaves nothing to ask; a stateless one, what the server offers.
+        self._eras = Eras(legacy=True) if settings.era == "legacy" else None
+        self._verified = self._probing = self._started = self._stopped = False
+        self._failure: UpstreamFailure | None = None
+        self._again: IDelayedCall | None = None
+        self._waiting: list[Deferred[Eras]] = []
+        self._sessions: dict[str, SharedSessions] = {}
+        self._calls: dict[str, StatelessCalls] = {}
 
-    def __attrs_post_init__(self) -> None:
-        self._framer = LineFramer(self.bounds.max_message)
-        self._stdout = self.chatter("stdout")
-        self._stderr = self.chatter("stderr")
-
-    # -- what owners use -------------------------------------------------------------------
+    # -- Upstream --------------------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        """Whether anything can still be said to it."""
-        return self._over is None and not self._deaf
+    def name(self) -> str:
+        """Its configured name."""
+        return self._settings.name
 
-    def send(self, line: bytes) -> bool:
-        """Write one message (without its newline); False when too much waits or it is over."""
-        if not self.alive or self.transport is None:
-            return False
-        if not self._paused:
-            self._write(line)
-            return True
-        if self._unsent_bytes + len(line) > self.bounds.max_unsent:
-            return False
-        self._unsent.append(line)
-        self._unsent_bytes += len(line)
-        return True
+    @property
+    def transport(self) -> str:
+        """Always ``stdio``."""
+        return "stdio"
 
-    def ended(self) -> Deferred[Exit]:
-        """Fires when the process and all of its group are gone."""
-        waiting: Deferred[Exit] = Deferred()
-        if self._ended:
-            assert self.exit is not None
-            waiting.callback(self.exit)
+    @property
+    def child_count(self) -> int:
+        """Child processes that are running now, the gauge of the metrics."""
+        return self._supervision.child_count
+
+    @property
+    def standing(self) -> Standing:
+        """Whether the last attempt of the gateway itself to use the server went well."""
+        if self._stopped:
+            return Standing(False, "stopped")
+        rooms: list[SharedSessions | StatelessCalls] = []
+        rooms += [room for key, room in self._sessions.items() if key == EVERYBODY]
+        rooms += [room for key, room in self._calls.items() if key == EVERYBODY]
+        if any(room.child.looping for room in rooms):
+            return Standing(False, "crash loop")
+        if self._failure is not None:
+            loop = any(self._supervision.crashes.looping(key) for key in PROBES)
+            return Standing(False, "crash loop" if loop else "unreachable")
+        return Standing(True) if self._verified else Standing(False, "starting")
+
+    def start(self) -> None:
+        """Try the server, whatever `eras` knows already: readiness must not be a guess."""
+        self._started = True
+        self._ask()
+
+    def stop(self) -> Deferred[None]:
+        """Stop every child; fires when no process is left."""
+        self._stopped = True
+        self._cancel_again()
+        for sessions in self._sessions.values():
+            sessions.stop()
+        for calls in self._calls.values():
+            calls.stop()
+        return self._supervision.stop()
+
+    def eras(self) -> Deferred[Eras]:
+        """What it speaks; asked once, and again after a failure."""
+        waiting: Deferred[Eras] = Deferred(self._leave)
+        if self._eras is not None:
+            waiting.callback(self._eras)
         else:
             self._waiting.append(waiting)
+            self._ask()
         return waiting
 
-    def stop(self) -> Deferred[Exit]:
-        """End of input, then TERM, then KILL, a grace period apart; fires as `ended`."""
-        self._wanted = True
-        self._hush(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the child was stopped"))
-        self._close_input()
-        return self.ended()
+    def open_session(
+        self, principal_key: str, params: Message, inbox: Inbox, path: str
+    ) -> Deferred[Opening]:
+        """Open a session on a child of its own, or on a shared one, as ``isolation`` says."""
+        return Deferred.fromCoroutine(self._open_session(principal_key, params, inbox))
 
-    def kill(self, failure: UpstreamFailure) -> None:
-        """End it at once, because it broke the rules."""
-        if self._over is None:
-            log.warn(
-                "{name}: killing child {pid}: {why}", name=self.name, pid=self.pid, why=failure
-            )
-        self._hush(failure)
-        if self.exit is None and self.transport is not None:
-            _cancel(self._step)
-            self._kill()
-
-    # -- ProcessProtocol -------------------------------------------------------------------
-
-    def connectionMade(self) -> None:
-        """The process runs (or rather its launcher, for the first milliseconds)."""
-        self.pid = self._process().pid
-        self._process().registerProducer(self, True)
-
-    def outReceived(self, data: bytes) -> None:
-        """A piece of the child's stdout."""
-        if self._over is not None:
-            return
-        try:
-            for line in self._framer.feed(data):
-                self._line(line)
-                if self._over is not None:
-                    return
-        except LineTooLong as problem:
-            self.kill(UpstreamFailure(Reason.ANSWER_TOO_LARGE, str(problem)))
-
-    def errReceived(self, data: bytes) -> None:
-        """A piece of stderr: free text, and no sign of an error."""
-        try:
-            self._stderr.feed(data, self.clock.seconds())
-        except Exception:
-            log.failure("{name}: logging stderr failed", name=self.name)
-
-    def inConnectionLost(self) -> None:
-        """The child closed its input, most often by its end; answers may still be in the pipe."""
-        if self._over is None and self.exit is None:
-            self._deaf = True
-            _cancel(self._stall)
-            self._stall = self.clock.callLater(self.bounds.grace_secs, self._lost, "its input")
-
-    def outConnectionLost(self) -> None:
-        """All output has been read, so no answer can come any more."""
-        if self.exit is not None:
-            self._hush(self._died())
-        else:
-            self._lost("its output")
-
-    def processExited(self, reason: Failure) -> None:
-        """The process is gone; its pipes may hold its last words, or be held by others."""
-        status = reason.value
-        self.exit = Exit(
-            getattr(status, "exitCode", None), getattr(status, "signal", None), self._wanted
-        )
-        _cancel(self._step)
-        grace = self.bounds.grace_secs
-        self._drain = self.clock.callLater(grace, self._abandon_pipes)
-        # The server is gone, so whatever it started is of no use to anybody.
-        if self.signal_group(self.pid, TERM):
-            self._poll(self.clock.seconds() + grace, killed=False)
-        else:
-            self._group_gone = True
-
-    def processEnded(self, reason: Failure) -> None:
-        """The process is gone and every pipe is closed."""
-        self._drained = True
-        _cancel(self._drain)
-        self._hush(self._died())
-        self._finish()
-
-    # -- IPushProducer: the child's stdin --------------------------------------------------
-
-    def pauseProducing(self) -> None:
-        """The pipe is full."""
-        self._paused = True
-        if self._stall is None:
-            self._stall = self.clock.callLater(self.bounds.stall_secs, self._stalled)
-
-    def resumeProducing(self) -> None:
-        """The pipe has room."""
-        self._paused = False
-        _cancel(self._stall)
-        self._stall = None
-        while self._unsent and not self._paused:
-            line = self._unsent.popleft()
-            self._unsent_bytes -= len(line)
-            self._write(line)
-
-    def stopProducing(self) -> None:
-        """The pipe is gone; `inConnectionLost` follows."""
+    def stateless(self, principal_key: str, path: str) -> Deferred[Link]:
+        """A link to the child that serves this principal's stateless requests."""
+        return Deferred.fromCoroutine(self._stateless(principal_key))
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _process(self) -> Any:
-        # IProcessTransport does not declare the consumer methods that every process has.
-        assert self.transport is not None
-        return self.transport
+    async def _open_session(self, principal_key: str, params: Message, inbox: Inbox) -> Opening:
+        eras = await self._running_eras()
+        if not eras.legacy:
+            raise UpstreamFailure(Reason.UPSTREAM_ERA, "it does not answer initialize")
+        isolation = self._settings.isolation or "per_session"
+        if isolation == "per_session":
+            link = SessionLink(principal_key, inbox, self._supervision, self._slots)
+            return await link.open(params)
+        key = EVERYBODY if isolation == "shared" else principal_key
+        return await self._sessions_of(key).open(params, inbox)
 
-    def _write(self, line: bytes) -> None:
-        self._process().write(line + b"\n")
+    async def _stateless(self, principal_key: str) -> Link:
+        eras = await self._running_eras()
+        if not eras.modern:
+            raise UpstreamFailure(Reason.UPSTREAM_ERA, "it speaks no stateless version")
+        # A stateless server has no sessions that could have children of their own.
+        shared = (self._settings.isolation or "shared") == "shared"
+        return StatelessLink(self._calls_of(EVERYBODY if shared else principal_key))
 
-    def _line(self, line: bytes) -> None:
-        if not line.strip():
+    async def _running_eras(self) -> Eras:
+        eras = await self.eras()
+        if self._stopped:
+            raise UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped")
+        return eras
+
+    def _sessions_of(self, key: str) -> SharedSessions:
+        found = self._sessions.get(key)
+        if found is None:
+            for old, room in list(self._sessions.items()):
+                if not room.links and room.child.vacant:
+                    del self._sessions[old]
+            found = self._sessions[key] = SharedSessions(self._slots, MAX_SUBSCRIPTIONS)
+            found.child = self._shared_child("sessions", key, greet_legacy, found)
+        return found
+
+    def _calls_of(self, key: str) -> StatelessCalls:
+        found = self._calls.get(key)
+        if found is None:
+            for old, room in list(self._calls.items()):
+                if not room.listens and room.child.vacant:
+                    del self._calls[old]
+            found = self._calls[key] = StatelessCalls(self.name, self._slots, MAX_LISTENS)
+            found.child = self._shared_child("calls", key, greet_modern, found)
+        return found
+
+    def _shared_child(
+        self, kind: str, key: str, greet: Any, residents: SharedSessions | StatelessCalls
+    ) -> SharedChild:
+        return SharedChild(
+            key=f"{kind}:{key}",
+            principal_key=key or GATEWAY,
+            supervision=self._supervision,
+            reactor=self._reactor,
+            greet=greet,
+            residents=residents,
+            max_waiting=self._settings.max_concurrency + MAX_LISTENS,
+            persistent=key == EVERYBODY,
+        )
+
+    # -- asking what the server is ---------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Probe the server unless that is under way."""
+        if self._probing:
             return
+        self._cancel_again()
+        self._probing = True
+        Deferred.fromCoroutine(self._find_out()).addErrback(
+            lambda failure: log.failure("probing went wrong", failure=failure)
+        )
+
+    async def _find_out(self) -> None:
+        outcome: Eras | UpstreamFailure
         try:
-            message = parse_object(line, self.bounds.json)
-        except Malformed as malformed:
-            self._stdout.line(line, self.clock.seconds())
-            problem = malformed
-            self._tell(lambda owner: owner.unreadable(problem))
-            return
-        self._tell(lambda owner: owner.message(message))
-
-    def _tell(self, what: Callable[[Owner], None]) -> None:
-        try:
-            if self.owner is not None:
-                what(self.owner)
-        except Exception:
-            log.failure("{name}: a message of the child was not dealt with", name=self.name)
-
-    def _hush(self, failure: UpstreamFailure) -> None:
-        """From now on nothing is heard or sent."""
-        if self._over is not None:
-            return
-        self._over = failure
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        _cancel(self._stall)
-        if self.transport is not None:
-            # While a producer is registered, closing stdin would wait for it.
-            self._process().unregisterProducer()
-        self._stdout.end(self.clock.seconds())
-        self._tell(lambda owner: owner.over(failure))
-
-    def _lost(self, what: str) -> None:
-        """The child lives on with a pipe closed: it is of no use any more."""
-        if self._over is None and self.exit is None:
-            self._hush(UpstreamFailure(Reason.UPSTREAM_FAILED, f"the child closed {what}"))
-            self._close_input()
-
-    def _died(self) -> UpstreamFailure:
-        return UpstreamFailure(Reason.UPSTREAM_FAILED, f"the child ended: {self.exit}")
-
-    def _stalled(self) -> None:
-        self.kill(UpstreamFailure(Reason.UPSTREAM_FAILED, "the child does not read its input"))
-
-    # -- the end of the process ------------------------------------------------------------
-
-    def _close_input(self) -> None:
-        """The first step; the others follow by themselves, once."""
-        if self.exit is None and self._step is None and self.transport is not None:
-            self._step = self.clock.callLater(self.bounds.grace_secs, self._terminate)
-            self._process().closeStdin()
-
-    def _terminate(self) -> None:
-        self._signal(TERM)
-        self._step = self.clock.callLater(self.bounds.grace_secs, self._kill)
-
-    def _kill(self) -> None:
-        self._signal(KILL)
-
-    def _signal(self, number: int) -> None:
-        """Signal the whole group, or the process while it has not made one yet."""
-        if self.signal_group(self.pid, number):
-            return
-        try:
-            self._process().signalProcess(number)
-        except ProcessExitedAlready:
-            pass
-
-    def _poll(self, until: float, killed: bool) -> None:
-        """Wait for the rest of the group; TERM was sent, KILL follows."""
-        now = self.clock.seconds()
-        if now >= until and not killed:
-            self.signal_group(self.pid, KILL)
-            until, killed = now + self.bounds.grace_secs, True
-        if not self.signal_group(self.pid, PRESENT):
-            self._group_gone = True
-            self._finish()
-        elif now >= until:
-            log.warn("{name}: group {pid} has survived KILL", name=self.name, pid=self.pid)
-            self._group_gone = True
-            self._finish()
-        else:
-            self._step = self.clock.callLater(POLL_SECS, self._poll, until, killed)
-
-    def _abandon_pipes(self) -> None:
-        """Close our ends, whoever holds the others; `processEnded` follows."""
-        # Closing stdin properly waits until everything is written, and nobody may ever read it.
-        for pipe in list(getattr(self.transport, "pipes", {}).values()):
-            pipe.connectionLost(Failure(ConnectionDone()))
-
-    def _finish(self) -> None:
-        if self._ended or not self._drained or not self._group_gone:
-            return
-        self._ended = True
-        self._stderr.end(self.clock.seconds())
-        assert self.exit is not None
+            outcome = await self._probe.eras(self._settings.era)
+        except UpstreamFailure as failure:
+            outcome = failure
+        finally:
+            self._probing = False
         waiting, self._waiting = self._waiting, []
+        if isinstance(outcome, Eras):
+            self._eras, self._verified, self._failure = outcome, True, None
+            self._warm(outcome)
+            for one in waiting:
+                if not one.called:
+                    one.callback(outcome)
+            return
+        self._failure = outcome
+        log.warn("{name}: not usable: {why}", name=self.name, why=outcome)
+        if self._started and not self._stopped:
+            now = self._reactor.seconds()
+            pauses = [self._supervision.crashes.wait(key, now) for key in PROBES]
+            self._cancel_again()
+            self._again = self._reactor.callLater(max(RETRY_SECS, *pauses), self._ask)
         for one in waiting:
-            one.callback(self.exit)
+            if not one.called:
+                one.errback(outcome)
 
+    def _warm(self, eras: Eras) -> None:
+        """Start a child that everybody will share, so that the first caller need not wait."""
+        if not self._started or self._stopped:
+            return
+        isolation = self._settings.isolation
+        if eras.modern and (isolation or "shared") == "shared":
+            self._calls_of(EVERYBODY).child.warm()
+        if eras.legacy and isolation == "shared":
+            self._sessions_of(EVERYBODY).child.warm()
 
-def _cancel(timer: IDelayedCall | None) -> None:
-    if timer is not None and timer.active():
-        timer.cancel()
+    def _looping(self, key: str) -> None:
+        """Children crash again and again: find out whether that is one caller's doing."""
+        if key.startswith("session:") and self._started and not self._stopped:
+            # In its own turn: the crash is still being booked.
+            self._reactor.callLater(0, self._ask)
+
+    def _leave(self, waiting: Deferred[Eras]) -> None:
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+        waiting.errback(CancelledError())
+
+    def _cancel_again(self) -> None:
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+        self._again = None
