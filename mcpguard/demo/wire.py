@@ -205,11 +205,9 @@ class Wire:
             OSError: The client is gone.
         """
         self._connection.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + 1.0
-        for _ in range(64):
+        deadline = time.monotonic() + 2.0
+        while self._fill(deadline):
             self._buffer.clear()
-            if not self._fill(deadline):
-                return
 
     def hung_up(self) -> bool:
         """Whether the client has closed its end (asked while an answer is in the making)."""
