@@ -19,7 +19,7 @@ PATIENCE = 20.0
 def spawn(
     case: SynchronousTestCase, *arguments: str, environment: dict[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start the demo server with pipes; it is killed at the end of the test."""
+    """Start the demo server with pipes; it ends with the test."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mcpguard.demo", *arguments],
         stdin=subprocess.PIPE,
@@ -29,8 +29,13 @@ def spawn(
     )
 
     def stop() -> None:
-        process.kill()
-        process.communicate()
+        process.terminate()  # unlike a kill, lets it remove its temporary folder
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
 
     case.addCleanup(stop)
     return process
