@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+import mcpguard
 from mcpguard import __version__
 from mcpguard.observe.events import Meter
 from mcpguard.observe.metrics import BUCKETS, CONTENT_TYPE, FURTHER, OTHER, Metrics
@@ -207,6 +209,16 @@ class RenderTests(SynchronousTestCase):
             }
             | {name: declared.kind for name, declared in FURTHER.items()},
         )
+
+    def test_names_in_the_code(self) -> None:
+        """Every metric the package names anywhere is one that exists."""
+        metrics = make()
+        metrics.request("ping", 200, 0.1)
+        known = set(re.findall(r"# TYPE (mcp_guard_\S+)", metrics.render().decode()))
+        package = Path(mcpguard.__file__).parent
+        for path in package.rglob("*.py"):
+            for name in re.findall(r'"(mcp_guard_\w+)"', path.read_text(encoding="utf-8")):
+                self.assertIn(name, known, path.name)
 
     def test_naming_rules(self) -> None:
         """Counters end in ``_total``, gauges do not."""
