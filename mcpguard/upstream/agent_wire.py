@@ -6,7 +6,7 @@ from attrs import define, field
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet import error
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -192,7 +192,13 @@ class AgentWire:
         producer = None if body is None else _Body(body)
         exchange = _AgentExchange(producer, receiver)
         exchange.follow(
-            self._agent.request(method.encode("ascii"), url.encode("ascii"), web_headers, producer)
+            maybeDeferred(
+                self._agent.request,
+                method.encode("ascii"),
+                url.encode("ascii"),
+                web_headers,
+                producer,
+            )
         )
         return exchange
 

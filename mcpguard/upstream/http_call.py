@@ -209,7 +209,7 @@ class HttpCall:
         if failure.reason is Reason.ANSWER_TOO_LARGE:
             self._withdraw("answer too large")
             self._fail(failure)
-        elif self._form == "events" or self._resumed:
+        elif (self._form == "events" or self._resumed) and not self.remote.stopped:
             self._interrupted(failure)
         else:
             self._fail(failure)

@@ -18,7 +18,7 @@ from mcpguard.protocol.mcp import (
     META_VERSION,
     MODERN_VERSIONS,
 )
-from mcpguard.upstream.http_reader import Form, MessageReader, may_answer, refusal_of
+from mcpguard.upstream.http_reader import Form, MessageReader, not_heard, refusal_of
 from mcpguard.upstream.http_remote import POST_HEADERS, Remote
 from mcpguard.upstream.http_session import HttpSession
 from mcpguard.upstream.link import Call, Eras, InitializeRejected, Message, UpstreamFailure
@@ -76,8 +76,8 @@ async def _discover(remote: Remote, seconds: float) -> DiscoverVerdict:
         if failure.reason in _NO_WORD_ON_ERAS:
             return judge_discover(None)
         raise
-    if head.status != 200 and not may_answer(head):
-        # Our credentials or its load: no word on the eras either way.
+    if not_heard(head):
+        # No word on the eras either way.
         raise refusal_of(head, remote.clock.seconds())
     return judge_discover(answer)
 

@@ -76,7 +76,9 @@ class MessageReader:
     bounds: ReaderBounds
     clock: IReactorTime
     contact: Callable[[UpstreamFailure | None], None]
-    """Told None when the server answers at all, and the failure when it cannot be reached."""
+    """Told None when the server answers (neither fails nor refuses us), and the failure when it
+    cannot be reached.
+    """
     on_over: Callable[["MessageReader"], None]
     """Told once that the exchange is over, whoever ended it."""
     exchange: Exchange | None = field(init=False, default=None)
@@ -112,6 +114,13 @@ class MessageReader:
         if self.exchange is not None:
             self.exchange.abort()
 
+    def cut(self, failure: UpstreamFailure) -> None:
+        """End it from outside: tell the owner, unless it has stopped listening."""
+        listening = not self._over and not self._discarding
+        self.abort()
+        if listening:
+            self.owner.lost(failure)
+
     def _finish(self) -> None:
         if self._over:
             return
@@ -127,7 +136,9 @@ class MessageReader:
         if self._over:
             self.abort()
             return
-        self.contact(None)
+        if head.status < 500 and head.status not in (401, 403):
+            # A proxy's 502 says nothing about the server behind it.
+            self.contact(None)
         content_type = (head.one("content-type") or "").partition(";")[0].strip().lower()
         if content_type == JSON:
             self._form = "json"
@@ -207,10 +218,7 @@ class MessageReader:
             return None
 
     def _fail(self, reason: Reason, detail: str) -> None:
-        discarding = self._discarding
-        self.abort()
-        if not discarding:
-            self.owner.lost(UpstreamFailure(reason, detail))
+        self.cut(UpstreamFailure(reason, detail))
 
 
 def refusal_of(head: Head, now: float) -> UpstreamFailure:
@@ -231,14 +239,21 @@ def refusal_of(head: Head, now: float) -> UpstreamFailure:
     return UpstreamFailure(Reason.UPSTREAM_FAILED, f"HTTP {status}")
 
 
-def may_answer(head: Head) -> bool:
-    """Whether a JSON-RPC error under this status is the server's answer to the request.
+def not_heard(head: Head) -> bool:
+    """Whether a status says that the server has not looked at the request at all.
 
-    False where the status itself is the news, about our credentials or the server's load.
+    Our credentials, its load, or another place to ask: no body changes that.
     """
-    if head.status in (401, 403, 429):
-        return False
-    return head.status >= 400 and not (head.status == 503 and "retry-after" in head.headers)
+    return (
+        head.status in (401, 403, 429)
+        or 300 <= head.status < 400
+        or (head.status == 503 and "retry-after" in head.headers)
+    )
+
+
+def may_answer(head: Head) -> bool:
+    """Whether a JSON-RPC error under this status is the server's answer to the request."""
+    return head.status >= 400 and not not_heard(head)
 
 
 def retry_after(value: str | None, now: float) -> float | None:

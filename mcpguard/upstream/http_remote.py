@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mcpguard.upstream.http_call import HttpCall
 
 TRANSPORT = "http"
-STRAYS = "mcp_guard_upstream_stray_messages"
+STRAYS = "mcp_guard_upstream_stray_messages_total"
 
 
 @frozen
@@ -78,18 +78,18 @@ class Remote:
     """One for all links: a server that mixes up its sessions still sees no id twice."""
     contact: Callable[[UpstreamFailure | None], None]
     """Told None when the server answers at all, and the failure when it cannot be reached."""
+    stopped: bool = field(init=False, default=False)
     _readers: set[MessageReader] = field(init=False, factory=set)
     _running: int = field(init=False, default=0)
     _listening: int = field(init=False, default=0)
-    _stopped: bool = field(init=False, default=False)
 
     def ask(
         self, method: str, url: str, headers: Headers, body: bytes | None, owner: ReaderOwner
     ) -> MessageReader:
         """Send one HTTP request; its answer goes to the owner, possibly before this returns."""
         reader = MessageReader(owner, self.reader, self.clock, self.contact, self._readers.discard)
-        if self._stopped:
-            reader.lost(UpstreamFailure(Reason.UPSTREAM_FAILED, "the upstream is stopped"))
+        if self.stopped:
+            reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
             return reader
         self._readers.add(reader)
         ours = {name.lower() for name, _ in headers}
@@ -102,10 +102,10 @@ class Remote:
         return reader
 
     def stop(self) -> None:
-        """Close every connection in use and open none any more."""
-        self._stopped = True
+        """Close every connection in use, telling who waits, and open none any more."""
+        self.stopped = True
         for reader in tuple(self._readers):
-            reader.abort()
+            reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream was stopped"))
 
     def enter(self, endless: bool) -> None:
         """Take a place among the running requests (or endless ones); raises `UpstreamFailure`."""

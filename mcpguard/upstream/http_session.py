@@ -226,16 +226,22 @@ class HttpSession:
     ) -> None:
         if self._over is not None:
             return
-        if len(self._posts) >= self.remote.bounds.max_posts:
+        body = encode(message)
+        full = len(self._posts) >= self.remote.bounds.max_posts
+        if full or len(body) > self.remote.reader.max_message_size:
             self.remote.stray("unsent")
-            log.warn("upstream {name}: too many notifications at once", name=self.remote.name)
+            log.warn(
+                "upstream {name}: a notification or response was not sent: {why}",
+                name=self.remote.name,
+                why="too many at once" if full else "over max_message_size",
+            )
             if message.get("method") == INITIALIZED:
                 self._release()
             return
         post = OneWay(self.remote, self.remote.timeout, over)
         self._posts.add(post)
         headers = (*POST_HEADERS, *self._session_headers())
-        post.send("POST", self.url, headers, encode(message))
+        post.send("POST", self.url, headers, body)
 
     def _posted(
         self,

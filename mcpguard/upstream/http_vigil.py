@@ -103,7 +103,7 @@ class Vigil:
 
     @property
     def _known(self) -> bool:
-        return self._eras is not None
+        return self.pinned is not None or self._eras is not None
 
     def _forget(self, waiter: Deferred[Eras]) -> None:
         if waiter in self._waiting:

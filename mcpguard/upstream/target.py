@@ -4,7 +4,7 @@ import re
 from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mcpguard.upstream.paths import split_path
 
@@ -20,8 +20,8 @@ class Target:
     scheme: str
     netloc: str
     """Host and port as they go into ``Host``."""
-    path: str
-    query: str
+    path: str = field(repr=False)
+    query: str = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> "Target":
