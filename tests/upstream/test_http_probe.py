@@ -134,7 +134,7 @@ class AutoTests(ProbeCase):
             self.assertEqual(self.successResultOf(waiting), Eras(legacy=True))
 
     def test_no_word_on_eras(self) -> None:
-        """Refused credentials, load and redirects say nothing about eras: failed, and not remembered."""
+        """Refused credentials, load and redirects say nothing on eras: failed, not remembered."""
         for status, headers, reason in (
             (401, {}, Reason.UPSTREAM_FAILED),
             (403, {}, Reason.UPSTREAM_FAILED),
