@@ -36,6 +36,7 @@ class ParseTests(SynchronousTestCase):
             ("127.0.0.1:0", Authority("127.0.0.1", 0)),
             ("[::1]", Authority("::1")),
             ("[0:0:0:0:0:0:0:1]:65535", Authority("::1", 65535)),
+            ("a" * 253, Authority("a" * 253)),
         ):
             self.assertEqual(parse_authority(text), authority)
 
@@ -123,6 +124,8 @@ class HostTests(SynchronousTestCase):
         self.assertIsNone(ANY.hosts)
         self.assertTrue(check_host(["whatever.example"], ANY))
         self.assertFalse(check_host(["what ever"], ANY))
+        self.assertIsNone(build_rules(ServerSettings(host="box.example"), 3000).hosts)
+        self.assertFalse(check_origin(["http://localhost:5"], ["a.example"], ANY))
 
     def test_listed(self) -> None:
         """A list is the whole truth; an entry with a port means that port only."""
