@@ -195,6 +195,8 @@ class ProcessReactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.children: list[ProcessDouble] = []
+        self.wardens: list[ProcessDouble] = []
+        """Processes of which only stdin is used."""
         self.obeys: Collection[str] = ("EOF", "TERM", "KILL")
         self.server_for: Callable[[int], Server | None] = lambda number: None
         self.refuses: OSError | None = None
@@ -216,6 +218,12 @@ class ProcessReactor(Clock):
             raise self.refuses
         assert path is None
         assert env is not None
+        if childFDs == {0: "w"}:
+            warden = ProcessDouble(self, processProtocol, args, env, 1, ("EOF", "KILL"), None)
+            warden.pipes = {0: PipeDouble(warden, 0)}
+            self.wardens.append(warden)
+            processProtocol.makeConnection(warden)
+            return warden
         child = ProcessDouble(
             self,
             processProtocol,

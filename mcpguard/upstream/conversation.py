@@ -32,6 +32,9 @@ log = Logger()
 STRAY = "mcp_guard_upstream_stray_messages_total"
 BUSY_RETRY_SECS = 1.0
 
+GATEWAY = "gateway:mcp-guard"
+"""The principal key of what the gateway does on its own account, which is not metered."""
+
 
 @frozen
 class CallBounds:
@@ -261,8 +264,9 @@ class Conversation:
             flush.cancel()
         if pending.sink.slots is not None:
             pending.sink.slots.give()
-        seconds = max(0.0, self.clock.seconds() - pending.opened_at)
-        self.meter.upstream(self.name, "stdio", result, seconds)
+        if pending.outbound.principal_key != GATEWAY:
+            seconds = max(0.0, self.clock.seconds() - pending.opened_at)
+            self.meter.upstream(self.name, "stdio", result, seconds)
         try:
             deliver(pending.sink.sink)
         except Exception:

@@ -16,7 +16,7 @@ from mcpguard.protocol.mcp import (
     META_VERSION,
     MODERN_VERSIONS,
 )
-from mcpguard.upstream.conversation import Conversation
+from mcpguard.upstream.conversation import GATEWAY, Conversation
 from mcpguard.upstream.link import (
     Call,
     InitializeRejected,
@@ -24,9 +24,6 @@ from mcpguard.upstream.link import (
     Outbound,
     UpstreamFailure,
 )
-
-GATEWAY = "gateway:mcp-guard"
-"""The principal key of what the gateway does on its own account."""
 
 Greeting = Callable[[Conversation], Awaitable[Message]]
 """Says the first words; gives the child's result, raises `UpstreamFailure` if it is of no use."""

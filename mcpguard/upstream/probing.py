@@ -14,8 +14,8 @@ from twisted.logger import Logger
 from mcpguard.config.settings import EraChoice
 from mcpguard.errors import Reason
 from mcpguard.protocol.eras import DiscoverVerdict, judge_discover
-from mcpguard.upstream.conversation import Conversation
-from mcpguard.upstream.greeting import GATEWAY, discover, gateway_params, initialize
+from mcpguard.upstream.conversation import GATEWAY, Conversation
+from mcpguard.upstream.greeting import discover, gateway_params, initialize
 from mcpguard.upstream.link import Eras, InitializeRejected, UpstreamFailure
 from mcpguard.upstream.supervision import Supervision
 

@@ -77,50 +77,54 @@ class SharedSessions:
         uri = _uri(outbound)
         holders = self._subscribers.get(uri)
         if holders is not None:
-            if link not in holders and not self._may_add(link):
+            if link not in holders and self._full(link):
                 return self._too_many(sink)
-            holders.add(link)
+            self._add(link, uri)
             return answered(sink, outbound.id)
-        if not self._may_add(link):
+        if self._full(link):
             return self._too_many(sink)
         return request_on(self.child, outbound, _Subscribing(self, link, uri, sink), self.slots)
 
     def subscribed(self, link: "SharedLink", uri: str) -> None:
         """The child has accepted a subscription."""
-        self._subscribers.setdefault(uri, set()).add(link)
-        if link.closed:
-            self._leave(link, uri)
+        self._add(link, uri)
+        if link.closed and self._leave(link, uri):
+            self._unsubscribe(uri)
 
     def unsubscribe(self, link: "SharedLink", outbound: Outbound, sink: CallSink) -> Call:
         """The last subscriber of a URI unsubscribes at the child, earlier ones only here."""
         uri = _uri(outbound)
-        holders = self._subscribers.get(uri)
-        if holders is None or link not in holders:
+        if uri not in link.uris or not self._leave(link, uri):
             return answered(sink, outbound.id)
-        holders.discard(link)
-        if holders:
-            return answered(sink, outbound.id)
-        del self._subscribers[uri]
         return request_on(self.child, outbound, sink, self.slots)
 
     def closed(self, link: "SharedLink") -> None:
         """A session is gone, and its subscriptions with it."""
         self.links.pop(link, None)
-        for uri in [uri for uri, holders in self._subscribers.items() if link in holders]:
-            self._leave(link, uri)
+        for uri in list(link.uris):
+            if self._leave(link, uri):
+                self._unsubscribe(uri)
 
-    def _leave(self, link: "SharedLink", uri: str) -> None:
+    def _add(self, link: "SharedLink", uri: str) -> None:
+        self._subscribers.setdefault(uri, set()).add(link)
+        link.uris.add(uri)
+
+    def _leave(self, link: "SharedLink", uri: str) -> bool:
+        """Take a subscriber away; True when it was the last."""
+        link.uris.discard(uri)
         holders = self._subscribers[uri]
         holders.discard(link)
         if holders:
-            return
+            return False
         del self._subscribers[uri]
+        return True
+
+    def _unsubscribe(self, uri: str) -> None:
         if self.child.conversation is not None:
             self._tell(self.child.conversation, "resources/unsubscribe", uri)
 
-    def _may_add(self, link: "SharedLink") -> bool:
-        held = sum(link in holders for holders in self._subscribers.values())
-        return held < self.max_subscriptions
+    def _full(self, link: "SharedLink") -> bool:
+        return len(link.uris) >= self.max_subscriptions
 
     def _too_many(self, sink: CallSink) -> Call:
         detail = "too many subscriptions of one session"
@@ -185,6 +189,8 @@ class SharedLink:
     sessions: SharedSessions
     inbox: Inbox
     closed: bool = False
+    uris: set[str] = field(init=False, factory=set)
+    """What it has subscribed to."""
     _running: dict[Watched, Call | None] = field(init=False, factory=dict)
 
     def request(self, outbound: Outbound, sink: CallSink) -> Call:

@@ -13,9 +13,9 @@ from mcpguard.observe.events import Meter, Recorder
 from mcpguard.policy.buckets import Rate
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.upstream.child import ChildBounds
-from mcpguard.upstream.conversation import CallBounds, Slots
+from mcpguard.upstream.conversation import GATEWAY, CallBounds, Slots
 from mcpguard.upstream.crashes import CrashBook, CrashBounds
-from mcpguard.upstream.greeting import GATEWAY, greet_legacy, greet_modern
+from mcpguard.upstream.greeting import greet_legacy, greet_modern
 from mcpguard.upstream.link import (
     Eras,
     Inbox,

@@ -49,7 +49,7 @@ class SupervisionBounds:
     idle_secs: float
     """A seat idle so long loses its child."""
     evictable_secs: float
-    """At the limit, a stranger's seat idle so long makes room for another."""
+    """At the limit, a seat idle so long makes room for another."""
     sweep_secs: float
     chatter_rate: Rate
     chatter_line: int
@@ -172,22 +172,16 @@ class Supervision:
             raise UpstreamFailure(Reason.UPSTREAM_BUSY, "max_children is reached", FULL_RETRY_SECS)
 
     def _evict_for(self, newcomer: Seat, now: float) -> None:
-        """Evict the newcomer's own longest idle seat, or a stranger's that is idle for long."""
-        best: Seat | None = None
-        best_rank = (2, 0.0)
+        """Evict what is idle for long: the newcomer's own first, then the longest idle."""
+        idle: list[tuple[bool, float, Seat]] = []
         for seat in self._seated.values():
             since = seat.idle_since()
-            if since is None or seat is newcomer:
-                continue
-            own = seat.principal_key == newcomer.principal_key
-            if not own and now - since < self.bounds.evictable_secs:
-                # Or one caller could push everybody else out between two of their calls.
-                continue
-            rank = (0 if own else 1, since)
-            if rank < best_rank:
-                best, best_rank = seat, rank
-        if best is not None:
-            best.evict()
+            # Or one caller could push the others out between two of their calls.
+            if since is not None and now - since >= self.bounds.evictable_secs:
+                idle.append((seat.principal_key != newcomer.principal_key, since, seat))
+        if idle:
+            _, _, seat = min(idle, key=lambda one: one[:2])
+            seat.evict()
 
     def _sweep_regularly(self) -> None:
         if self._sweeping is None:

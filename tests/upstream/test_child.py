@@ -9,8 +9,8 @@ from mcpguard.errors import Reason
 from mcpguard.policy.buckets import Rate
 from mcpguard.protocol.jsonrpc import Bounds, Malformed
 from mcpguard.upstream.chatter import Chatter
-from mcpguard.upstream.link import Message, UpstreamFailure
 from mcpguard.upstream.child import Child, ChildBounds, Exit
+from mcpguard.upstream.link import Message, UpstreamFailure
 from tests.process_doubles import ProcessDouble, ProcessReactor
 
 NOTE: Message = {"jsonrpc": "2.0", "method": "notifications/x"}
