@@ -67,4 +67,9 @@ def quoted(text: str, limit: int = 60) -> str:
     """A string as it may stand in a message: escaped, in quotes, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     escaped = cut.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in escaped) + '"'
+    return f'"{printable(escaped)}"'
+
+
+def printable(text: str) -> str:
+    """Text that cannot break a line, move a cursor or reorder what stands around it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -286,7 +286,7 @@ def pattern(text: str) -> str:
     except re2.error as error:
         why = error.args[0] if error.args else ""
         shown = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
-        raise ValueError(f"not an RE2 expression: {words(shown)}") from None
+        raise ValueError(f"not an RE2 expression: {shown[:200]}") from None
     if compiled.search("") is not None:
         raise ValueError("matches the empty text, so it would match everywhere")
     return text

@@ -1,16 +1,16 @@
 """From a configuration file to `Settings`, or to every reason why not."""
 
-import os
-import stat
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, frozen
 
-from mcpguard.config.document import Bounds, Document, Unreadable, quoted
+from mcpguard.config.document import Bounds, Document, Unreadable, printable, quoted
 from mcpguard.config.grammar import bind_address
 from mcpguard.config.places import Invalid, Place, Report
+from mcpguard.config.reading import NotReadable, read_file
 from mcpguard.config.rules import collide, exposure
 from mcpguard.config.schema import ROOT
 from mcpguard.config.settings import Settings
@@ -70,7 +70,7 @@ def parse(text: str, format: Format, bounds: Bounds = BOUNDS) -> Document:
             raise Unreadable(f"larger than {bounds.max_bytes} bytes")
         return (read_yaml if format == "yaml" else read_toml)(text, bounds)
     except Unreadable as error:
-        raise ConfigurationError((str(error),)) from None
+        raise ConfigurationError((printable(str(error)[:500]),)) from None
 
 
 def format_of(path: Path) -> Format:
@@ -85,8 +85,7 @@ def read_text(path: Path, limit: int = BOUNDS.max_bytes) -> str:
         ConfigurationError: missing, unreadable, too large, or not UTF-8 text.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data, _ = read_file(path, limit)
     except FileNotFoundError:
         raise ConfigurationError(
             (
@@ -94,15 +93,8 @@ def read_text(path: Path, limit: int = BOUNDS.max_bytes) -> str:
                 " or name another with --config FILE.",
             )
         ) from None
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigurationError((f"{path} cannot be read: {why}",)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigurationError((f"{path} is not a regular file",))
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ConfigurationError((f"{path} is larger than {limit} bytes",))
+    except NotReadable as error:
+        raise ConfigurationError((f"{path} {error}",)) from None
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -129,3 +121,12 @@ def with_listener(loaded: Loaded, host: str | None, port: int | None) -> Loaded:
         raise ConfigurationError((f"--port {port} is that of the operator listener [admin]",))
     added = exposure(server) if host is not None else ()
     return Loaded(evolve(loaded.settings, server=server), loaded.warnings + added)
+
+
+def expired_keys(settings: Settings, now: datetime) -> tuple[str, ...]:
+    """Warnings about API keys that no longer count."""
+    return tuple(
+        f"the API key {quoted(key.id)} expired at {key.expires_at.isoformat()}"
+        for key in settings.auth.api_keys
+        if key.expires_at is not None and key.expires_at <= now
+    )

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-from mcpguard.config.document import Document, Path, dotted, quoted
+from mcpguard.config.document import Document, Path, dotted, printable, quoted
+
+MAX_MESSAGE = 1000
+"""Characters; what a file names (variables, paths) may be long."""
 
 
 class Invalid(enum.Enum):
@@ -51,7 +54,7 @@ class Report:
 
     def _located(self, path: Path, words: str) -> tuple[int, str]:
         line = self.document.line(path)
-        text = f"{dotted(path)}: {words}" if path else words
+        text = printable((f"{dotted(path)}: {words}" if path else words)[:MAX_MESSAGE])
         return (line, f"{text} (line {line})") if line else (0, text)
 
 

@@ -1,6 +1,5 @@
 """Settings kept out of the configuration file: ``{ env = "NAME" }`` and ``{ file = "/path" }``."""
 
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from mcpguard.config.reading import NotReadable, read_file
 from mcpguard.config.settings import Secret
 
 MAX_SECRET_BYTES = 65_536
@@ -59,18 +59,11 @@ def _from_environment(name: str, environ: Mapping[str, str], limit: int) -> Reso
 
 def _from_file(path: Path, limit: int) -> Resolved:
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise Unresolved(f"the secret file {path} cannot be read: {why}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unresolved(f"the secret file {path} is not a regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise Unresolved(f"the secret file {path} is larger than {limit} bytes")
+        data, status = read_file(path, limit)
+    except FileNotFoundError:
+        raise Unresolved(f"the secret file {path} does not exist") from None
+    except NotReadable as error:
+        raise Unresolved(f"the secret file {path} {error}") from None
     try:
         value = data.decode("utf-8")
     except UnicodeDecodeError:

@@ -22,7 +22,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
-from mcpguard.config.document import Bounds, Document, Path, Span, Unreadable
+from mcpguard.config.document import Bounds, Document, Path, Span, Unreadable, quoted
 
 CORE_TAG = "tag:yaml.org,2002:"
 NULL = re.compile(r"(?:|~|null|Null|NULL)\Z")
@@ -153,7 +153,7 @@ class _Reader:
             line = _line(event)
             key = self._key(event, line)
             if key in tree:
-                raise Unreadable(f"the key {key!r} is given twice (line {line})")
+                raise Unreadable(f"the key {quoted(key)} is given twice (line {line})")
             inner = self._value(next(self._events), depth + 1)
             tree[key] = inner.value
             last = _take(spans, key, inner, line, last)
