@@ -22,8 +22,9 @@ export class Heard {
   values(kind) {
     return this.all.filter(([found]) => found === kind).map(([, value]) => value);
   }
+  /** Return once this (null: anything) was said; the step's own timeout bounds the wait. */
   async waitFor(kind, value) {
-    while (!this.values(kind).includes(value)) {
+    while (value === null ? !this.values(kind).length : !this.values(kind).includes(value)) {
       await new Promise((wake) => this.waiting.push(wake));
     }
   }
@@ -41,7 +42,13 @@ async function call(face, tool, args, { progress = false, meta } = {}) {
 
 const STEPS = {
   list: async ({ face }) => (await face.client.listTools()).tools.map((tool) => tool.name).sort(),
-  call: ({ face }, step) => call(face, step.tool, step.arguments, { progress: step.progress }),
+  call: async ({ face }, step) => {
+    for (;;) {
+      const result = await call(face, step.tool, step.arguments, { progress: step.progress });
+      if (result.text.includes(step.until ?? "")) return result;
+      await new Promise((wake) => setTimeout(wake, 50));
+    }
+  },
   cancel: async ({ face }, step) => {
     const abort = new AbortController();
     setTimeout(() => abort.abort("enough"), step.after * 1000);

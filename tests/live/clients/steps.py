@@ -36,8 +36,8 @@ class Heard:
         return [value for found, value in self.all if found == kind]
 
     async def wait_for(self, kind: str, value: Any) -> None:
-        """Return once this was said; the step's own timeout bounds the wait."""
-        while (kind, value) not in self.all:
+        """Return once this (None: anything) was said; the step's own timeout bounds the wait."""
+        while not self.values(kind) or value not in (None, *self.values(kind)):
             await self._changed.wait()
 
 
@@ -47,16 +47,45 @@ class Face(Protocol):
     version: str
     server: str
 
-    async def tools(self) -> list[str]: ...
-    async def call(self, tool: str, arguments: Words, **more: Any) -> Words: ...
-    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words: ...
-    async def resources(self) -> list[str]: ...
-    async def read(self, uri: str) -> str: ...
-    async def prompts(self) -> list[str]: ...
-    async def prompt(self, name: str, arguments: dict[str, str]) -> str: ...
-    def watching(self, uri: str) -> AbstractAsyncContextManager[None]: ...
-    def watching_tools(self) -> AbstractAsyncContextManager[None]: ...
-    async def log_level(self, level: str) -> Words: ...
+    async def tools(self) -> list[str]:
+        """Names of all tools."""
+        ...
+
+    async def call(self, tool: str, arguments: Words, **more: Any) -> Words:
+        """Call a tool: its text, whether it failed, its progress."""
+        ...
+
+    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
+        """Call a tool and cancel ``after`` seconds."""
+        ...
+
+    async def resources(self) -> list[str]:
+        """URIs of the resources."""
+        ...
+
+    async def read(self, uri: str) -> str:
+        """A resource's text."""
+        ...
+
+    async def prompts(self) -> list[str]:
+        """Names of the prompts."""
+        ...
+
+    async def prompt(self, name: str, arguments: dict[str, str]) -> str:
+        """A prompt's text."""
+        ...
+
+    def watching(self, uri: str) -> AbstractAsyncContextManager[None]:
+        """Subscribed to a resource meanwhile."""
+        ...
+
+    def watching_tools(self) -> AbstractAsyncContextManager[None]:
+        """Told of changed tools meanwhile."""
+        ...
+
+    async def log_level(self, level: str) -> Words:
+        """Ask for log messages; gives the ``_meta`` that calls need for it."""
+        ...
 
 
 Connect = Callable[[Words, Heard], AbstractAsyncContextManager[Face]]
@@ -82,7 +111,12 @@ async def _list(face: Face, heard: Heard, step: Words, again: Connect, job: Word
 
 
 async def _call(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
-    return await face.call(step["tool"], step.get("arguments", {}), progress=step.get("progress"))
+    while True:
+        arguments, progress = step.get("arguments", {}), step.get("progress")
+        result = await face.call(step["tool"], arguments, progress=progress)
+        if step.get("until", "") in result["text"]:
+            return result
+        await anyio.sleep(0.05)
 
 
 async def _cancel(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:

@@ -1,0 +1,175 @@
+"""What the tests of every SDK's client have in common."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.live import scenarios
+from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
+from tests.live.processes import free_port
+from tests.live.scenarios import Scenario, Step
+from tests.live.software import (
+    HERE,
+    REPOSITORY,
+    node,
+    node_modules,
+    python_sdk,
+    server_everything,
+    server_filesystem,
+)
+
+NEWEST_HANDSHAKE = "2025-11-25"
+NEWEST = "2026-07-28"
+CROWD = 10
+DEMO = [sys.executable, "-m", "mcpguard.demo"]
+DENIED = "Identity 'limited' is not authorized to call tool 'delete_file'"
+PYTHON_SERVER = str(HERE / "servers" / "python_server.py")
+
+
+class ClientCase(GatewayCase):
+    """One client of an SDK before every server; `client`, `mode` and `version` say which."""
+
+    timeout = 180
+
+    mode: ClassVar[str] = ""
+    version: ClassVar[str] = NEWEST_HANDSHAKE
+    """What it agrees on with a server of both eras."""
+    asks_name: ClassVar[bool] = True
+    """Whether it learns the server's name (a pinned client asks nobody)."""
+
+    def client(self) -> list[str]:
+        """The command of the client; raises SkipTest."""
+        raise NotImplementedError
+
+    async def report(self, jobs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the client."""
+        modules = {"LIVE_NODE_MODULES": str(node_modules())}
+        return await self.drive(self.client(), jobs, env=modules, seconds=120)
+
+    async def both_eras(self) -> tuple[RunningGateway, dict[str, Scenario]]:
+        """A gateway before servers of both eras, of Python's SDK and of this project."""
+        python = [str(python_sdk(2)), PYTHON_SERVER]
+        path = {"PYTHONPATH": str(REPOSITORY)}
+        gateway = await self.start_gateway(
+            [
+                stdio("python", python),
+                http("python-http", await self.start_http_server([*python, "--http"])),
+                stdio("demo", DEMO, env=path),
+                http("demo-http", await self.start_http_server([*DEMO, "--http"], env=path)),
+            ]
+        )
+        # Children of Python's SDK take a second of a processor each: no crowd of them.
+        return gateway, {
+            "python": scenarios.python(sessions=0),
+            "python-http": scenarios.python(sessions=CROWD),
+            "demo": scenarios.demo(sessions=CROWD),
+            "demo-http": scenarios.demo(sessions=CROWD),
+        }
+
+    async def handshake_only(self) -> tuple[RunningGateway, dict[str, Scenario]]:
+        """A gateway before the reference servers of npm, which know no version of 2026."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        (directory / "hello.txt").write_text("hello")
+        port = free_port()
+        await self.start_http_server(
+            [*server_everything(), "streamableHttp"],
+            env={"PORT": str(port)},
+            ready="Server listening on port",
+        )
+        gateway = await self.start_gateway(
+            [
+                stdio("everything", [*server_everything(), "stdio"]),
+                http("everything-http", f"http://127.0.0.1:{port}/mcp"),
+                # It is to learn its directory from the client's roots.
+                stdio("filesystem", [*server_filesystem(), str(HERE)]),
+            ]
+        )
+        return gateway, {
+            "everything": scenarios.everything(sessions=0),
+            "everything-http": scenarios.everything(sessions=CROWD),
+            "filesystem": scenarios.filesystem(str(directory.resolve())),
+        }
+
+    async def walk_through(
+        self, gateway: RunningGateway, planned: Mapping[str, Scenario], version: str
+    ) -> None:
+        """Do all scenarios side by side; fails with everything that was not as expected."""
+        key = gateway.keys["tester"]
+        jobs = {
+            name: scenario.job(gateway.url(name), key, self.mode)
+            for name, scenario in planned.items()
+        }
+        reports = await self.report(jobs)
+        complaints = [
+            f"{name}: {complaint}"
+            for name, scenario in planned.items()
+            for complaint in scenario.complaints(reports[name], version, named=self.asks_name)
+        ]
+        self.assertEqual(complaints, [], "\n".join(complaints))
+
+    async def refusals(self, **server: Any) -> tuple[dict[str, Any], RunningGateway]:
+        """The reports of a caller with few rights (``limited``) and of one with a wrong key."""
+        gateway = await self.start_gateway(
+            [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})],
+            identities={"limited": {"allowed_tools": ["echo", "list_*"]}},
+            server=server,
+        )
+        scenario = Scenario(
+            server="mcp-guard-demo",
+            content={},
+            asked=frozenset(),
+            steps=(
+                Step("list", {"do": "list"}),
+                Step("denied", {"do": "call", "tool": "delete_file", "arguments": {"path": "x"}}),
+                Step("allowed", {"do": "call", "tool": "echo", "arguments": {"message": "on"}}),
+            ),
+        )
+        url = gateway.url("demo")
+        reports = await self.report(
+            {
+                "limited": scenario.job(url, gateway.keys["limited"], self.mode),
+                "wrong": scenario.job(url, "mcp_wrong", self.mode),
+            }
+        )
+        return reports, gateway
+
+    async def check_refusals(self, *, unauthorized: str, **server: Any) -> None:
+        """The list is filtered, a denial says why and ends nothing, a wrong key is told so."""
+        reports, gateway = await self.refusals(**server)
+        steps = reports["limited"]["steps"]
+        self.assertEqual(steps["list"], {"ok": ["echo", "list_directory"]}, reports)
+        self.assertIn(DENIED, steps["denied"]["error"]["message"], reports)
+        self.assertEqual(steps["allowed"]["ok"]["text"], "on", reports)
+        self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
+        self.check_trail(gateway)
+
+    def check_trail(self, gateway: RunningGateway) -> None:
+        """The one denial and the failed attempts stand in the audit trail."""
+        outcomes = gateway.outcomes()
+        denied = [one for one in outcomes if one["event_type"] == "AuthorizationDenied"]
+        self.assertEqual(
+            [(one["identity_id"], one["tool"]) for one in denied], [("limited", "delete_file")]
+        )
+        self.assertTrue([one for one in outcomes if one["event_type"] == "AuthFailure"])
+
+
+def first_error(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The error that a job met first, at its connect or in a step."""
+    outcomes = [report["connect"], *report["steps"].values()]
+    errors: list[dict[str, Any]] = [one["error"] for one in outcomes if "error" in one]
+    if not errors:
+        raise AssertionError(f"no error in {report}")
+    return errors[0]
+
+
+def python_client(major: int) -> list[str]:
+    """The command of the client over PyPI's ``mcp``."""
+    return [str(python_sdk(major)), str(HERE / "clients" / f"python_v{major}.py")]
+
+
+def npm_client(name: str) -> list[str]:
+    """The command of a client over npm's SDK."""
+    node_modules()
+    return [str(node()), str(HERE / "clients" / f"{name}.mjs")]

@@ -1,0 +1,161 @@
+"""The real gateway as a process, started on a configuration and judged when it has ended."""
+
+import base64
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from attrs import define
+
+from mcpguard.observe.events import EVENT_TYPES, OUTCOME_TYPES, STEP_TYPES
+from tests.live.processes import MARK, LiveCase, Program, marked
+from tests.live.software import REPOSITORY
+
+STATUSES = {"success", "error", "denied", "failed", "cancelled", "dropped"}
+STOP_SECS = 15.0
+"""A stop may not take longer once the clients are gone."""
+
+
+def stdio(name: str, command: Sequence[str], **more: Any) -> dict[str, Any]:
+    """The configuration of a server that is started."""
+    return {
+        "name": name,
+        "transport": "stdio",
+        "command": command[0],
+        "args": list(command[1:]),
+        **more,
+    }
+
+
+def http(name: str, url: str, **more: Any) -> dict[str, Any]:
+    """The configuration of a server that is connected to."""
+    return {"name": name, "transport": "http", "url": url, **more}
+
+
+@define
+class RunningGateway:
+    """A gateway with the keys of its identities."""
+
+    program: Program
+    base: str
+    """``http://127.0.0.1:port``."""
+    keys: dict[str, str]
+    audit_file: Path
+    mark: str
+
+    def url(self, server: str) -> str:
+        """Where a server is reached."""
+        return f"{self.base}/mcp/{server}"
+
+    def events(self) -> list[dict[str, Any]]:
+        """The audit trail so far."""
+        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The outcome events so far."""
+        return [one for one in self.events() if one["event_type"] in OUTCOME_TYPES]
+
+
+class GatewayCase(LiveCase):
+    """A test with a gateway, which must have ended well when the test is over."""
+
+    async def start_gateway(
+        self,
+        servers: Sequence[Mapping[str, Any]],
+        *,
+        identities: Mapping[str, Mapping[str, Any]] | None = None,
+        server: Mapping[str, Any] | None = None,
+        **sections: Any,
+    ) -> RunningGateway:
+        """Start the gateway before some servers; ends, checked, with the test.
+
+        ``identities`` are API keys by id, with their rights; by default one, ``tester``, that may
+        do everything. Further keywords are sections of the configuration.
+        """
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        directory = directory.resolve()
+        mark = secrets.token_hex(8)
+        rights = {"tester": {}} if identities is None else identities
+        keys = {name: f"mcp_{secrets.token_urlsafe(32)}" for name in rights}
+        for one in servers:
+            if one["transport"] == "stdio":
+                one.setdefault("env", {})[MARK] = mark  # type: ignore[attr-defined]
+        settings = {
+            "server": {"port": 1, **(server or {})},
+            "upstream": {"servers": list(servers)},
+            "rate_limit": {"requests_per_second": 10_000, "burst_size": 10_000},
+            "audit": {"file": str(directory / "audit.log"), "log_arguments": True},
+            "auth": {
+                "api_keys": [
+                    {"id": name, "key_hash": _hash(keys[name]), **rights[name]} for name in rights
+                ]
+            },
+            **sections,
+        }
+        config = directory / "mcp-guard.toml"
+        config.write_text(tomlkit.dumps(settings))
+        program = self.start(
+            [sys.executable, "-m", "mcpguard", "-v", "-c", str(config), "run", "--port", "0"],
+            env={MARK: mark, "PYTHONPATH": str(REPOSITORY)},
+            cwd=str(directory),
+            name="gateway",
+        )
+        found = await program.said(r"(http://127\.0\.0\.1:\d+)[\s\S]*Ready for requests!")
+        gateway = RunningGateway(
+            program, found.group(1).decode(), keys, directory / "audit.log", mark
+        )
+        self.addCleanup(self._judge, gateway)
+        return gateway
+
+    async def _judge(self, gateway: RunningGateway) -> None:
+        """Stop the gateway; it must end in order, leave no process and owe no audit event."""
+        program = gateway.program
+        if program.status is not None:
+            self.fail(f"the gateway ended during the test\n{program.story()}")
+        program.signal("TERM")
+        status = await self.ends(program, STOP_SECS)
+        self.assertEqual(status, 0, program.story())
+        self.assertEqual(list(marked(gateway.mark)), [], "processes were left behind")
+        said = program.err.decode()
+        for word in ("Traceback", "Unhandled", "[error", "[critical"):
+            self.assertNotIn(word, said, program.story())
+        complaints = audit_complaints(gateway.events(), set(gateway.keys))
+        self.assertEqual(complaints, [])
+
+
+def audit_complaints(events: Sequence[Mapping[str, Any]], identities: set[str]) -> list[str]:
+    """What is wrong with a trail: each request has one outcome, and nothing is unknown."""
+    complaints: list[str] = []
+    outcomes: dict[str, int] = {}
+    requests: set[str] = set()
+    for event in events:
+        kind = event["event_type"]
+        if kind not in EVENT_TYPES:
+            complaints.append(f"unknown event type: {event}")
+        if kind in STEP_TYPES | OUTCOME_TYPES:
+            requests.add(event["request_id"])
+            if event.get("identity_id") not in identities | {None}:
+                complaints.append(f"unknown identity: {event}")
+        if kind in OUTCOME_TYPES:
+            outcomes[event["request_id"]] = outcomes.get(event["request_id"], 0) + 1
+            if event.get("status") not in STATUSES:
+                complaints.append(f"unknown status: {event}")
+            if "duration_ms" not in event:
+                complaints.append(f"no duration: {event}")
+            if kind == "ToolCall" and not (event.get("tool") and event.get("server")):
+                complaints.append(f"a call without its tool or server: {event}")
+    for request in sorted(requests):
+        if outcomes.get(request) != 1:
+            trail = [one for one in events if one.get("request_id") == request]
+            complaints.append(f"{outcomes.get(request, 0)} outcomes: {trail}")
+    return complaints
+
+
+def _hash(key: str) -> str:
+    return base64.b64encode(hashlib.sha256(key.encode()).digest()).decode()

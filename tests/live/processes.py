@@ -1,0 +1,227 @@
+"""Other programs as live tests run them: awaited, bounded in time, always ended."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+MARK = "MCP_GUARD_LIVE_TEST"
+"""An environment variable that tells which test a process belongs to."""
+
+
+class Program(ProcessProtocol):
+    """A running program, with all it has written so far."""
+
+    def __init__(self, name: str, given: bytes | None) -> None:
+        self.name = name
+        self.out = b""
+        self.err = b""
+        self.status: int | None = None
+        """The exit status, negative for a signal; None while it runs."""
+        self.ended: Deferred[int] = Deferred()
+        self._given = given
+        self._awaited: list[tuple[re.Pattern[bytes], Deferred[re.Match[bytes]]]] = []
+
+    def connectionMade(self) -> None:
+        """Hand over what the program is to read."""
+        transport = self.process
+        if self._given is not None:
+            transport.writeToChild(0, self._given)
+            transport.closeStdin()
+
+    @property
+    def process(self) -> IProcessTransport:
+        """Twisted's own handle of the process."""
+        assert self.transport is not None
+        return self.transport
+
+    def outReceived(self, data: bytes) -> None:
+        """Keep stdout."""
+        self.out += data
+        self._look()
+
+    def errReceived(self, data: bytes) -> None:
+        """Keep stderr."""
+        self.err += data
+        self._look()
+
+    def said(self, pattern: str) -> "Deferred[re.Match[bytes]]":
+        """Fires once stdout or stderr holds the pattern; errbacks when it ends without."""
+        awaited: Deferred[re.Match[bytes]] = Deferred()
+        self._awaited.append((re.compile(pattern.encode(), re.MULTILINE), awaited))
+        self._look()
+        return awaited
+
+    def _look(self) -> None:
+        for item in list(self._awaited):
+            pattern, awaited = item
+            found = pattern.search(self.out) or pattern.search(self.err)
+            if found:
+                self._awaited.remove(item)
+                awaited.callback(found)
+
+    def processEnded(self, reason: Failure) -> None:
+        """Note how it ended."""
+        error = reason.value
+        if isinstance(error, ProcessTerminated) and error.signal is not None:
+            self.status = -error.signal
+        else:
+            assert isinstance(error, ProcessDone | ProcessTerminated)
+            self.status = error.exitCode or 0
+        for _, awaited in self._awaited:
+            awaited.errback(AssertionError(self.story()))
+        self._awaited.clear()
+        self.ended.callback(self.status)
+
+    def story(self) -> str:
+        """What there is to say when something went wrong."""
+        return (
+            f"{self.name}: status {self.status}\n--- stdout\n{self.out[-4000:].decode()}\n"
+            f"--- stderr\n{self.err[-8000:].decode(errors='replace')}"
+        )
+
+    def signal(self, name: str) -> None:
+        """Send a signal, unless it has ended."""
+        if self.status is None:
+            try:
+                self.process.signalProcess(name)
+            except ProcessExitedAlready:
+                pass
+
+
+def free_port() -> int:
+    """A port nobody listens on, for servers that cannot choose and tell one themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def marked(mark: str) -> Iterator[tuple[int, str]]:
+    """The living processes whose environment carries the mark: pid and command."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                yield int(entry.name), command
+        except OSError:
+            continue  # ended meanwhile
+
+
+class LiveCase(TestCase):
+    """A test that runs programs; each is ended at the latest with the test."""
+
+    timeout = 60
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor trial runs."""
+        from twisted.internet import reactor
+
+        return reactor
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        given: bytes | None = None,
+        cwd: str | None = None,
+        name: str | None = None,
+    ) -> Program:
+        """Run a program; killed at the end of the test if it still runs."""
+        program = Program(name or Path(argv[0]).name, given)
+        inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        self.reactor.spawnProcess(
+            program,
+            argv[0],
+            argv,
+            {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
+            path=cwd,
+        )
+        self.addCleanup(self._end, program)
+        return program
+
+    async def _end(self, program: Program) -> None:
+        program.signal("KILL")
+        if program.status is None:
+            await program.ended
+
+    async def ends(self, program: Program, seconds: float) -> int:
+        """The exit status; kills and fails when it takes longer."""
+        if program.status is not None:
+            return program.status
+        late = self.reactor.callLater(seconds, program.signal, "KILL")
+        status = await program.ended
+        if not late.active():
+            self.fail(f"still running after {seconds} s\n{program.story()}")
+        late.cancel()
+        return status
+
+    async def run_program(
+        self, argv: Sequence[str], *, seconds: float, **how: Any
+    ) -> tuple[int, str, str]:
+        """Run a program to its end: status, stdout, stderr."""
+        program = self.start(argv, **how)
+        status = await self.ends(program, seconds)
+        return status, program.out.decode(), program.err.decode()
+
+    async def until(self, condition: Any, seconds: float, what: str) -> None:
+        """Wait until a condition holds; fails when it does not in time."""
+        deadline = self.reactor.seconds() + seconds
+        while not condition():
+            if self.reactor.seconds() > deadline:
+                self.fail(f"not within {seconds} s: {what}")
+            await deferLater(self.reactor, 0.02)
+
+    async def start_http_server(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        ready: str = r"(http://\S+)",
+    ) -> str:
+        """Run a server until the end of the test; what its ready line's first group says."""
+        program = self.start(argv, env=env, name="server")
+        late = self.reactor.callLater(20, program.signal, "KILL")
+        try:
+            found = await program.said(ready)
+        finally:
+            if late.active():
+                late.cancel()
+        return found.group(1).decode() if found.re.groups else ""
+
+    async def drive(
+        self,
+        client: Sequence[str],
+        jobs: Mapping[str, Any],
+        *,
+        env: Mapping[str, str],
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Run a client of ``tests/live/clients`` on its jobs; its reports by job."""
+        program = self.start(client, env=env, given=json.dumps({"jobs": jobs}).encode())
+        status = await self.ends(program, seconds)
+        if status != 0:
+            self.fail(program.story())
+        try:
+            reports: dict[str, Any] = json.loads(program.out)
+        except ValueError:
+            self.fail(program.story())
+        if set(reports) != set(jobs):
+            self.fail(program.story())
+        return reports

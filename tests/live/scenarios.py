@@ -1,0 +1,363 @@
+"""What a client does with each server, and what it must see: the same through any SDK."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import frozen
+
+SECONDS = 30.0
+"""How long one step may take; ten children may be starting at the same time."""
+
+Check = Callable[[Any], bool]
+
+
+@frozen
+class Step:
+    """One thing to do, and what must come of it."""
+
+    name: str
+    do: Mapping[str, Any]
+    expected: Any = None
+    """The result, or a function that judges it."""
+    error: str | None = None
+    """Instead of a result: words that the error must contain."""
+
+    def complaint(self, outcome: Mapping[str, Any] | None) -> str | None:
+        """What is wrong with an outcome; None when nothing is."""
+        if outcome is None:
+            return f"{self.name}: was not reached"
+        if self.error is not None:
+            words = str(outcome.get("error", {}).get("message", ""))
+            return None if self.error in words else f"{self.name}: no such error in {outcome}"
+        if "ok" not in outcome:
+            return f"{self.name}: {outcome}"
+        found = outcome["ok"]
+        good = self.expected(found) if callable(self.expected) else found == self.expected
+        return None if good else f"{self.name}: {found!r} instead of {self.expected!r}"
+
+
+@frozen
+class Scenario:
+    """The steps before one server."""
+
+    server: str
+    """The name that the server gives itself."""
+    steps: tuple[Step, ...]
+    content: Mapping[str, Any]
+    """What the user enters when asked."""
+    asked: frozenset[str]
+    """What the server must have asked of the client by the end."""
+    roots: tuple[str, ...] = ("file:///srv/data",)
+
+    def job(self, url: str, key: str, mode: str) -> dict[str, Any]:
+        """The job for a client."""
+        return {
+            "url": url,
+            "key": key,
+            "mode": mode,
+            "timeout": SECONDS,
+            "content": dict(self.content),
+            "roots": list(self.roots),
+            "steps": [{"name": step.name, **step.do} for step in self.steps],
+        }
+
+    def complaints(self, report: Mapping[str, Any], version: str, *, named: bool) -> list[str]:
+        """What is wrong with a client's report of it; ``named``: it asks for the server's name."""
+        connected = report["connect"].get("ok")
+        if connected is None:
+            return [f"connect: {report['connect']}"]
+        found: list[str | None] = []
+        if connected["version"] != version:
+            found.append(f"version {connected['version']} instead of {version}")
+        if named and connected["server"] != self.server:
+            found.append(f"server {connected['server']!r}")
+        found += [step.complaint(report["steps"].get(step.name)) for step in self.steps]
+        if set(report["asked"]) != self.asked:
+            found.append(f"asked for {report['asked']}")
+        if "close" in report:
+            found.append(f"close: {report['close']}")
+        return [one for one in found if one is not None]
+
+
+def text(words: str, *, failed: bool = False) -> Check:
+    """A tool result with this text."""
+
+    def check(result: Any) -> bool:
+        return bool(result["text"] == words and result["error"] is failed)
+
+    return check
+
+
+def containing(words: str, *, failed: bool = False) -> Check:
+    """A tool result with this in its text."""
+
+    def check(result: Any) -> bool:
+        return bool(words in result["text"] and result["error"] is failed)
+
+    return check
+
+
+def _call(
+    name: str, tool: str, expected: Any = None, error: str | None = None, **arguments: Any
+) -> Step:
+    return Step(name, {"do": "call", "tool": tool, "arguments": arguments}, expected, error)
+
+
+def _includes(*wanted: str) -> Check:
+    def check(found: Any) -> bool:
+        return set(wanted) <= set(found)
+
+    return check
+
+
+def _progress(tool: str, words: str, first: list[list[float]], **arguments: Any) -> Step:
+    """A call with progress, in order; the TypeScript SDKs lose what comes with the answer."""
+
+    def check(result: Any) -> bool:
+        seen = [[float(part) for part in one] for one in result["progress"]]
+        return bool(words in result["text"] and seen[: len(first)] == first)
+
+    return Step(
+        "progress", {"do": "call", "tool": tool, "arguments": arguments, "progress": True}, check
+    )
+
+
+def together(count: int, tool: str, argument: str, prefix: str = "") -> Step:
+    """Calls side by side in one session, each with its own answer."""
+    expected = {f"together {n}": f"{prefix}together {n}" for n in range(count)}
+    do = {"do": "together", "tool": tool, "argument": argument, "count": count}
+    return Step("together", do, expected)
+
+
+def crowd(count: int, rounds: int, tool: str, argument: str, prefix: str = "") -> tuple[Step, ...]:
+    """Sessions side by side, each calling with values of its own; no step when there are none."""
+    if not count:
+        return ()
+    expected = {
+        f"session {n}": [f"{prefix}session {n} {turn}" for turn in range(rounds)]
+        for n in range(count)
+    }
+    do = {"do": "crowd", "tool": tool, "argument": argument, "count": count, "rounds": rounds}
+    return (Step("crowd", do, expected),)
+
+
+_PYTHON_TOOLS = (
+    *("ask", "cancellations", "echo", "fail", "grow", "log", "sample", "slow", "touch"),
+    *("wait", "where"),
+)
+
+
+def python(*, sessions: int) -> Scenario:
+    """``servers/python_server.py``: everything there is; ``sessions`` is the size of the crowd."""
+    return Scenario(
+        server="python-server",
+        content={"answer": "Ada"},
+        asked=frozenset({"elicitation", "sampling", "roots"}),
+        steps=(
+            Step("list", {"do": "list"}, _includes(*_PYTHON_TOOLS)),
+            _call("echo", "echo", text("Grüße, 世界 \u2028 🎈"), message="Grüße, 世界 \u2028 🎈"),
+            _call("error result", "fail", containing("no luck", failed=True), reason="no luck"),
+            _call("unknown tool", "nope", containing("Unknown tool", failed=True)),
+            _progress("slow", "4 steps", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.2, steps=4),
+            _call("elicitation", "ask", text("answered: Ada"), question="Who?"),
+            _call("sampling", "sample", text("test-model said: <Why?>"), text="Why?"),
+            _call("roots", "where", text("file:///srv/data")),
+            Step("resources", {"do": "resources"}, ["test://counter"]),
+            Step("read", {"do": "read", "uri": "test://item/x"}, "item x"),
+            Step("unknown resource", {"do": "read", "uri": "other://x"}, error="other://x"),
+            Step("prompts", {"do": "prompts"}, ["greet"]),
+            Step(
+                "prompt",
+                {"do": "prompt", "prompt": "greet", "arguments": {"name": "Ada"}},
+                "Say hello to Ada",
+            ),
+            Step(
+                "subscription",
+                {"do": "watch", "uri": "test://counter", "tool": "touch"},
+                _all("test://counter"),
+            ),
+            Step(
+                "list changed",
+                {"do": "grow", "tool": "grow", "arguments": {"name": "extra"}},
+                _includes("extra", *_PYTHON_TOOLS),
+            ),
+            Step(
+                "log",
+                {
+                    "do": "log",
+                    "level": "warning",
+                    "tool": "log",
+                    "arguments": {"text": "hey"},
+                    "expect": "critical: hey",
+                },
+                _includes("warning: hey", "critical: hey"),
+            ),
+            Step(
+                "cancel",
+                {"do": "cancel", "tool": "wait", "arguments": {"seconds": 60}, "after": 0.3},
+                {"cancelled": True},
+            ),
+            _call("cancelled there", "cancellations", lambda result: int(result["text"]) > 0),
+            together(10, "echo", "message"),
+            *crowd(sessions, 3, "echo", "message"),
+        ),
+    )
+
+
+def demo(*, sessions: int) -> Scenario:
+    """The bundled demo server."""
+    return Scenario(
+        server="mcp-guard-demo",
+        content={"answer": "Ada"},
+        asked=frozenset({"elicitation", "sampling", "roots"}),
+        steps=(
+            Step("list", {"do": "list"}, _includes("read_file", "echo", "slow", "ask", "roots")),
+            _call("echo", "echo", text("hello"), message="hello"),
+            _call("region", "echo", text("hello (Süd)"), message="hello", region="Süd"),
+            _call("error result", "read_file", containing("", failed=True), path="absent.txt"),
+            _call("unknown tool", "nope", error="Unknown tool"),
+            _progress("slow", "Done", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.2, steps=4),
+            _call("elicitation", "ask", text("The user answered: Ada"), question="Who?"),
+            _call("sampling", "summarize", containing("long story>"), text="long story"),
+            _call("roots", "roots", text("file:///srv/data")),
+            Step("resources", {"do": "resources"}, _includes("demo://readme", "demo://counter")),
+            Step("read", {"do": "read", "uri": "demo://readme"}, lambda found: "demo" in found),
+            Step("prompts", {"do": "prompts"}, ["greet"]),
+            Step(
+                "prompt",
+                {"do": "prompt", "prompt": "greet", "arguments": {"name": "Ada"}},
+                lambda found: "Ada" in found,
+            ),
+            Step(
+                "subscription",
+                {
+                    "do": "watch",
+                    "uri": "demo://counter",
+                    "tool": "echo",
+                    "arguments": {"message": "count"},
+                },
+                _all("demo://counter"),
+            ),
+            Step(
+                "log",
+                {
+                    "do": "log",
+                    "level": "debug",
+                    "tool": "slow",
+                    "arguments": {"seconds": 0.1, "steps": 1},
+                    "expect": "slow: 1 steps in 0.1 s",
+                },
+                _includes("slow: 1 steps in 0.1 s"),
+            ),
+            Step(
+                "cancel",
+                {
+                    "do": "cancel",
+                    "tool": "slow",
+                    "arguments": {"seconds": 60, "steps": 1},
+                    "after": 0.3,
+                },
+                {"cancelled": True},
+            ),
+            together(10, "echo", "message"),
+            *crowd(sessions, 3, "echo", "message"),
+        ),
+    )
+
+
+def everything(*, sessions: int) -> Scenario:
+    """The npm ``server-everything``, which shakes hands."""
+    subject = "demo://resource/dynamic/text/1"
+    return Scenario(
+        server="mcp-servers/everything",
+        content={"name": "Ada", "check": True, "integer": 7},
+        asked=frozenset({"elicitation", "sampling", "roots"}),
+        steps=(
+            Step(
+                "list",
+                {"do": "list"},
+                _includes("echo", "get-sum", "trigger-sampling-request", "get-roots-list"),
+            ),
+            _call("echo", "echo", text("Echo: hello"), message="hello"),
+            _call("error result", "get-sum", containing("", failed=True), a="one", b=2),
+            _call("unknown tool", "nope", containing("not found", failed=True)),
+            _progress(
+                "trigger-long-running-operation",
+                "completed",
+                [[1, 4], [2, 4], [3, 4]],
+                duration=0.2,
+                steps=4,
+            ),
+            _call("elicitation", "trigger-elicitation-request", containing("Ada")),
+            _call(
+                "sampling", "trigger-sampling-request", containing("context: Why?>"), prompt="Why?"
+            ),
+            _call("roots", "get-roots-list", containing("file:///srv/data")),
+            Step("resources", {"do": "resources"}, lambda found: len(found) > 0),
+            Step(
+                "read", {"do": "read", "uri": subject}, lambda found: "plaintext resource" in found
+            ),
+            Step("prompts", {"do": "prompts"}, _includes("simple-prompt")),
+            Step(
+                "prompt",
+                {"do": "prompt", "prompt": "simple-prompt"},
+                lambda found: "prompt" in found,
+            ),
+            Step(
+                "subscription",
+                {"do": "watch", "uri": subject, "tool": "toggle-subscriber-updates"},
+                _all(subject),
+            ),
+            Step(
+                "log",
+                {"do": "log", "level": "debug", "tool": "toggle-simulated-logging", "expect": None},
+                lambda found: len(found) > 0,
+            ),
+            Step(
+                "cancel",
+                {
+                    "do": "cancel",
+                    "tool": "trigger-long-running-operation",
+                    "arguments": {"duration": 2, "steps": 1},
+                    "after": 0.3,
+                },
+                {"cancelled": True},
+            ),
+            _call("still there", "echo", text("Echo: still"), message="still"),
+            together(10, "echo", "message", "Echo: "),
+            *crowd(sessions, 3, "echo", "message", "Echo: "),
+        ),
+    )
+
+
+def filesystem(directory: str) -> Scenario:
+    """The npm ``server-filesystem``; ``directory`` holds ``hello.txt`` with the text ``hello``."""
+    return Scenario(
+        server="secure-filesystem-server",
+        content={},
+        asked=frozenset({"roots"}),
+        roots=(f"file://{directory}",),
+        steps=(
+            Step("list", {"do": "list"}, _includes("read_text_file", "write_file")),
+            # The server asks for the roots of its own accord, and is not ready before it has them.
+            Step(
+                "roots",
+                {"do": "call", "tool": "list_allowed_directories", "until": directory},
+                text(f"Allowed directories:\n{directory}"),
+            ),
+            _call("read", "read_text_file", text("hello"), path=f"{directory}/hello.txt"),
+            _call(
+                "outside", "read_text_file", containing("denied", failed=True), path="/etc/passwd"
+            ),
+            _call("directory", "list_directory", text("[FILE] hello.txt"), path=directory),
+        ),
+    )
+
+
+def _all(uri: str) -> Check:
+    """At least one notification, all of this resource."""
+
+    def check(found: Any) -> bool:
+        return len(found) > 0 and set(found) == {uri}
+
+    return check

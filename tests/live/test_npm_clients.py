@@ -1,0 +1,73 @@
+"""Clients of npm's SDKs through the gateway, before servers nobody here wrote."""
+
+from tests.live.clients_case import NEWEST, NEWEST_HANDSHAKE, ClientCase, npm_client
+
+
+class SdkTests(ClientCase):
+    """``@modelcontextprotocol/sdk`` 1.x, which knows the handshake only."""
+
+    def client(self) -> list[str]:
+        """The driver over 1.x."""
+        return npm_client("npm_sdk")
+
+    async def test_both_eras(self) -> None:
+        """Servers of both eras serve it the old one, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
+
+    async def test_handshake_only(self) -> None:
+        """Every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible: the SDK quotes the body of an error status."""
+        await self.check_refusals(unauthorized="Invalid credentials")
+
+
+class DefaultTests(ClientCase):
+    """``@modelcontextprotocol/client`` 2.x as it comes, which is to shake hands."""
+
+    mode = "default"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return npm_client("npm_client")
+
+    async def test_both_eras(self) -> None:
+        """Servers of both eras serve it the old one, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
+
+    async def test_handshake_only(self) -> None:
+        """Every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible: the SDK quotes the body of an error status."""
+        await self.check_refusals(unauthorized="Invalid credentials")
+
+
+class AutoTests(ClientCase):
+    """``@modelcontextprotocol/client`` 2.x with version negotiation."""
+
+    mode = "auto"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return npm_client("npm_client")
+
+    async def test_both_eras(self) -> None:
+        """It agrees on 2026-07-28, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST)
+
+    async def test_handshake_only(self) -> None:
+        """It falls back to the handshake, and every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible."""
+        await self.check_refusals(unauthorized="HTTP 401")
+
+    async def test_denied_in_band(self) -> None:
+        """With the status 200 for denials, the SDK raises the gateway's own code and words."""
+        reports, _ = await self.refusals(denial_status=200)
+        error = reports["limited"]["steps"]["denied"]["error"]
+        self.assertEqual((error["type"], error["code"]), ("ProtocolError", 403))

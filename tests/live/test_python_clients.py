@@ -1,0 +1,113 @@
+"""Clients of PyPI's ``mcp`` through the gateway, before servers nobody here wrote."""
+
+from tests.live.clients_case import (
+    DENIED,
+    NEWEST,
+    NEWEST_HANDSHAKE,
+    ClientCase,
+    first_error,
+    python_client,
+)
+
+
+class AutoTests(ClientCase):
+    """``mcp`` 2.x as it comes: it asks for the stateless version, else it shakes hands."""
+
+    mode = "auto"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return python_client(2)
+
+    async def test_both_eras(self) -> None:
+        """It agrees on 2026-07-28, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST)
+
+    async def test_handshake_only(self) -> None:
+        """It falls back to the handshake, and every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible."""
+        await self.check_refusals(unauthorized="Invalid credentials")
+
+
+class PinnedTests(ClientCase):
+    """``mcp`` 2.x pinned to 2026-07-28: it asks nothing before its first request."""
+
+    mode = NEWEST
+    asks_name = False
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return python_client(2)
+
+    async def test_both_eras(self) -> None:
+        """Every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST)
+
+    async def test_handshake_only(self) -> None:
+        """A server without its version is not translated for it: a clear error says so."""
+        gateway, planned = await self.handshake_only()
+        key = gateway.keys["tester"]
+        reports = await self.report(
+            {name: one.job(gateway.url(name), key, self.mode) for name, one in planned.items()}
+        )
+        for name in planned:
+            error = first_error(reports[name])
+            self.assertEqual(error["code"], -32022, reports)
+            self.assertIn("Unsupported protocol version", error["message"])
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible."""
+        await self.check_refusals(unauthorized="Invalid credentials")
+
+
+class LegacyTests(ClientCase):
+    """``mcp`` 2.x told to shake hands."""
+
+    mode = "legacy"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return python_client(2)
+
+    async def test_both_eras(self) -> None:
+        """Servers of both eras serve it the old one, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
+
+    async def test_handshake_only(self) -> None:
+        """Every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """Denials and wrong keys are legible."""
+        await self.check_refusals(unauthorized="Invalid credentials")
+
+
+class OneTests(ClientCase):
+    """``mcp`` 1.x, which knows the handshake only."""
+
+    def client(self) -> list[str]:
+        """The driver over 1.x."""
+        return python_client(1)
+
+    async def test_both_eras(self) -> None:
+        """Servers of both eras serve it the old one, and every feature works."""
+        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
+
+    async def test_handshake_only(self) -> None:
+        """Every feature works."""
+        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_refusals(self) -> None:
+        """This SDK drops its session at any error status; in band, a denial is legible."""
+        await self.check_refusals(unauthorized="401 Unauthorized", denial_status=200)
+
+    async def test_denied_by_status(self) -> None:
+        """By default it fails at once, naming the status alone; nothing hangs."""
+        reports, gateway = await self.refusals()
+        self.assertEqual(reports["limited"]["steps"], {"list": {"ok": ["echo", "list_directory"]}})
+        self.assertIn("403 Forbidden", reports["limited"]["close"]["error"]["message"])
+        self.assertNotIn(DENIED, str(reports))
+        self.check_trail(gateway)
