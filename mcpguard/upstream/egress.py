@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -178,6 +179,11 @@ class _BoundedConnection(ProtocolWrapper):
         self.transport.pauseProducing()  # type: ignore[union-attr]
 
     def resumeProducing(self) -> None:
+        if self.disconnecting:
+            # The rest of the response came in the very chunk in which it was given up, and the
+            # HTTP protocol is about to put this connection into the pool: it would be dead there
+            # with the reactor's next turn, together with the next request.
+            raise ConnectionAborted
         self._head_bytes = None
         self.transport.resumeProducing()  # type: ignore[union-attr]
 

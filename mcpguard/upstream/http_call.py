@@ -200,7 +200,11 @@ class HttpCall:
             detail = f"HTTP {self._head.status} without a JSON-RPC answer"
             self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, detail))
         else:
-            self._fail(self.link.refused(self._head, self._refusal))
+            failure = self.link.refused(self._head, self._refusal)
+            if failure.reason is Reason.SESSION_NOT_FOUND:
+                # Fails this call with all the others, so that nobody retries on a dead link.
+                self.link.forgotten(failure)
+            self.fail(failure)
 
     def lost(self, failure: UpstreamFailure) -> None:
         """See `http_reader.ReaderOwner`."""
@@ -297,8 +301,6 @@ class HttpCall:
         self.remote.correlator.cancel(self.gid, "")
         self._finish("failed")
         self.sink.failed(failure)
-        if failure.reason is Reason.SESSION_NOT_FOUND:
-            self.link.forgotten(failure)
 
     def _finish(self, result: str) -> None:
         self._done = True

@@ -467,6 +467,23 @@ class AbortTests(EgressCase):
         self.turn()
         self.assertEqual((heard.body, socket.lost), (b"", True))
 
+    def test_whole_answer_at_once(self) -> None:
+        """A connection given up is not used again, though its answer came complete just then."""
+        encoded = OK.replace(b"Content-Type", b"Content-Encoding: gzip\r\nContent-Type")
+        for answer, given_up in ((OK, "head"), (OK, "data"), (encoded, "")):
+            self.setUp()
+            heard, exchange = self.send("http://127.0.0.1:81/")
+            socket = self.reactor.accept()
+            if given_up:
+                setattr(heard, given_up, lambda _, exchange=exchange: exchange.abort())
+            socket.receive(answer)
+            again, _ = self.send("http://127.0.0.1:81/")
+            self.assertEqual(len(self.reactor.dialled), 2, given_up)
+            self.turn()
+            self.assertTrue(socket.lost)
+            self.reactor.accept().receive(OK)
+            self.assertEqual(again.ended, 1)
+
     def test_after_the_end(self) -> None:
         """Afterwards it does nothing: the connection may be another's by then."""
         _, exchange = self.send("http://127.0.0.1:81/")

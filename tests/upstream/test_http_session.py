@@ -442,6 +442,7 @@ class ForgottenTests(HttpCase):
         error = {"code": -32001, "message": "Session not found"}
         sent.json({"jsonrpc": "2.0", "id": sent.message["id"], "error": error}, 404)
         self.assertIs(other.reason, Reason.SESSION_NOT_FOUND)
+        self.assertEqual(sink.ends, 1)
         self.check(sent, sink, inbox, link)
 
     def test_400_of_the_typescript_examples(self) -> None:
