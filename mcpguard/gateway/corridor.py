@@ -59,11 +59,17 @@ def corridor_for(
     new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     seen: Callable[[Principal], None] = lambda principal: None,
     sessions: SessionBounds = SESSIONS,
+    limiter_clock: Callable[[], float] | None = None,
 ) -> Pipeline:
-    """The corridor over any directory, clock and trail."""
+    """The corridor over any directory, clock and trail.
+
+    ``limiter_clock`` gives the buckets another clock than the reactor's, which follows the wall
+    clock (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a step back in time would
+    otherwise lock everybody out until it has passed again.
+    """
     monotonic = clock.seconds
     books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
-    limiter = MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
+    limiter = MemoryLimiter(limiter_clock or monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     admission = Admission(rate_limit, limiter)
 
     def session_ended(session: Session) -> None:

@@ -1,5 +1,6 @@
 """The running gateway: one service that starts and stops every room in the right order."""
 
+import logging
 import signal
 import time
 import uuid
@@ -26,6 +27,7 @@ from mcpguard.gateway.upstreams import build_upstream
 from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
+from mcpguard.observe.logs import bridge_stdlib
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
 from mcpguard.policy.origins import is_loopback
 from mcpguard.policy.principal import Principal
@@ -36,12 +38,14 @@ log = Logger()
 SWEEP_SECS = 15.0
 ACTIVE_WINDOW_SECS = 300.0
 MAX_TRACKED_IDENTITIES = 100_000
+BODY_BYTES_TOTAL = 134_217_728
 
 
 def front_limits(max_request_size: int) -> Limits:
     """The bounds of the client listener."""
     return Limits(
         body_bytes=max_request_size,
+        body_bytes_total=max(BODY_BYTES_TOTAL, max_request_size),
         header_bytes=32_768,
         header_count=100,
         connections=10_000,
@@ -60,6 +64,7 @@ def operator_limits() -> Limits:
     """The bounds of the operator listener, which takes no bodies worth the name."""
     return Limits(
         body_bytes=1_024,
+        body_bytes_total=65_536,
         header_bytes=16_384,
         header_count=100,
         connections=100,
@@ -117,7 +122,7 @@ class Gateway(Service):
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
         self._sweeper: LoopingCall | None = None
-        self._ready_since: float | None = None
+        self._unbridge: Callable[[], None] = lambda: None
         wall = time.time
         server = settings.server
         self._identities = ActiveIdentities(
@@ -157,6 +162,7 @@ class Gateway(Service):
             recorder=self.audit,
             meter=self.metrics,
             seen=self._identities.note,
+            limiter_clock=time.monotonic,
         )
         vitals = Vitals(
             version=__version__,
@@ -220,6 +226,8 @@ class Gateway(Service):
                 self.started.errback(error)
                 return
         super().startService()
+        # Libraries that log by the standard library would otherwise be heard by nobody.
+        self._unbridge = bridge_stdlib(logging.WARNING)
         for upstream in self.upstreams:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -227,11 +235,6 @@ class Gateway(Service):
         self._sweeper.start(SWEEP_SECS, now=False)
         self._listen_for_signals()
         self._system_event("GatewayStarted")
-        if not self.settings.auth.api_keys:
-            log.warn(
-                "no authentication is configured: every MCP request will be refused. "
-                "Add a key with `mcp-guard keygen --user-id NAME --apply-to-config`."
-            )
         if self.pipeline.rules.hosts is None:
             log.warn(
                 "any Host header is accepted: set server.public_url or server.allowed_hosts "
@@ -283,6 +286,7 @@ class Gateway(Service):
         await DeferredList([maybeDeferred(one.stop) for one in self.upstreams], consumeErrors=True)
         self._system_event("GatewayStopped")
         await self.audit.stop()
+        self._unbridge()
 
     # -- what the pages show ---------------------------------------------------------------
 
