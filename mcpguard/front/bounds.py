@@ -1,6 +1,6 @@
 """The bounds of a listener: what one client, and all of them, may take of it."""
 
-from attrs import frozen
+from attrs import define, frozen
 
 
 @frozen
@@ -9,6 +9,9 @@ class Limits:
 
     body_bytes: int
     """Of one request body; more is refused with 413 while it is read."""
+    body_bytes_total: int
+    """Of all request bodies held at once, each from its first byte to the end of its answer; a
+    further one is refused with 503. No smaller than `body_bytes`."""
     header_bytes: int
     """Of one request line and its header lines together; more is 431, a longer first line 414."""
     header_count: int
@@ -31,3 +34,26 @@ class Limits:
     """Of answer waiting behind the piece being sent; more drops the client."""
     keepalive_secs: float
     """How long an event stream may be silent before a comment is sent."""
+
+
+@define
+class Budget:
+    """Bytes that all requests of one listener may hold together."""
+
+    limit: int
+    held: int = 0
+
+    def fits(self, size: int) -> bool:
+        """Whether so many more may be held."""
+        return self.held + size <= self.limit
+
+    def take(self, size: int) -> bool:
+        """Hold so many more; False, and nothing changes, when they do not fit."""
+        if not self.fits(size):
+            return False
+        self.held += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Hold so many no more."""
+        self.held -= size

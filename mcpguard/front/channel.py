@@ -17,6 +17,7 @@ from mcpguard.errors import Reason, Refusal
 from mcpguard.front.addresses import address_of
 from mcpguard.front.head import Garbage, Head, HeadReader
 from mcpguard.front.outlet import phrase
+from mcpguard.front.request import BODIES_FULL
 
 if TYPE_CHECKING:
     from mcpguard.front.site import GuardSite
@@ -210,6 +211,8 @@ class GuardChannel(HTTPChannel):
             refusal = Refusal(Reason.MALFORMED_HTTP, f"Malformed HTTP request: {head.fault}")
         elif head.length is not None and head.length > self._limits.body_bytes:
             refusal = Refusal(Reason.TOO_LARGE)
+        elif head.length and not self._guard.bodies.fits(head.length):
+            refusal = BODIES_FULL
         super().lineReceived(head.lines[0])
         self.requests[-1].take_head(self._guard, head, refusal)
         self._refused_unread = refusal is not None

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
+BODIES_FULL = Refusal(Reason.OVERLOADED, retry_after=1.0, detail="body_bytes_total is reached")
+"""For a body that all the others leave no room for."""
+
 
 class GuardRequest(Request):
     """A request whose head was read by `head` and whose answer leaves by an `Outlet`."""
@@ -30,6 +33,8 @@ class GuardRequest(Request):
     """Decided while the request was read; it has no body then."""
     incoming: Incoming
     outlet: RequestOutlet
+    _held = 0
+    """Bytes of the listener's `Limits.body_bytes_total` that this request takes up."""
 
     def take_head(self, guard: "GuardSite", head: Head, refusal: Refusal | None) -> None:
         """Take what the channel read, and its verdict."""
@@ -37,6 +42,7 @@ class GuardRequest(Request):
         self.head = head
         self.refusal = refusal
         self.outlet = RequestOutlet(self, self.channel, guard)
+        self.notifyFinish().addBoth(self._forget_body)
 
     # -- reading the body
 
@@ -49,10 +55,22 @@ class GuardRequest(Request):
         if self.refusal is not None:
             return
         if self.content.tell() + len(data) > self._guard.limits.body_bytes:
-            self.content = BytesIO()
-            self.channel.refuse_unread(Refusal(Reason.TOO_LARGE))
-            return
-        self.content.write(data)
+            self._refuse_body(Refusal(Reason.TOO_LARGE))
+        elif not self._guard.bodies.take(len(data)):
+            self._refuse_body(BODIES_FULL)
+        else:
+            self._held += len(data)
+            self.content.write(data)
+
+    def _refuse_body(self, refusal: Refusal) -> None:
+        self.content = BytesIO()
+        self._forget_body()
+        self.channel.refuse_unread(refusal)
+
+    def _forget_body(self, _: object = None) -> None:
+        """Give back what the body takes up: it was refused, answered, or its sender is gone."""
+        self._guard.bodies.give(self._held)
+        self._held = 0
 
     def parseCookies(self) -> None:
         """Leave cookies alone: nothing here reads them."""

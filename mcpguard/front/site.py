@@ -12,7 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from mcpguard.front.addresses import address_block
-from mcpguard.front.bounds import Limits
+from mcpguard.front.bounds import Budget, Limits
 from mcpguard.front.channel import GuardChannel
 from mcpguard.front.cors import Cors
 from mcpguard.front.exchange import Gate
@@ -76,6 +76,7 @@ class GuardSite(Site):
         self.wall = wall
         self.gate = gate
         self.limits = limits
+        self.bodies = Budget(limits.body_bytes_total)
         self.cors = cors
         self.new_id = new_id
         self.on_dropped = on_dropped

@@ -24,6 +24,7 @@ from tests.doubles import RecordingCorridor
 
 SMALL = Limits(
     body_bytes=1000,
+    body_bytes_total=100_000,
     header_bytes=2000,
     header_count=20,
     connections=4,

@@ -30,6 +30,7 @@ from tests.front.wire import read_answers, request
 reactor: Any = global_reactor
 LIMITS = Limits(
     body_bytes=100_000,
+    body_bytes_total=1_000_000,
     header_bytes=8192,
     header_count=50,
     connections=40,
