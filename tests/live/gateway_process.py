@@ -111,7 +111,22 @@ class GatewayCase(LiveCase):
             program, found.group(1).decode(), keys, directory / "audit.log", mark
         )
         self.addCleanup(self._judge, gateway)
+        self.assertIn("mcpguard", "".join(command for _, command in marked(mark)))
         return gateway
+
+    async def outcomes(
+        self, gateway: RunningGateway, event_type: str, count: int
+    ) -> list[dict[str, Any]]:
+        """The outcomes of a type, waiting until there are ``count``: the trail is written behind
+        the answers.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            return [one for one in gateway.outcomes() if one["event_type"] == event_type]
+
+        await self.until(lambda: len(found()) >= count, 5.0, f"{count} events {event_type}")
+        self.assertEqual(len(found()), count)
+        return found()
 
     async def _judge(self, gateway: RunningGateway) -> None:
         """Stop the gateway; it must end in order, leave no process and owe no audit event."""

@@ -110,4 +110,4 @@ class OneTests(ClientCase):
         self.assertEqual(reports["limited"]["steps"], {"list": {"ok": ["echo", "list_directory"]}})
         self.assertIn("403 Forbidden", reports["limited"]["close"]["error"]["message"])
         self.assertNotIn(DENIED, str(reports))
-        self.check_trail(gateway)
+        await self.check_trail(gateway)
