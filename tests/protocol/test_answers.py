@@ -118,6 +118,19 @@ class RenderTests(SynchronousTestCase):
         )
         self.assertNotIn(b"secret", rendered.body)
 
+    def test_headers_not_doubled(self) -> None:
+        """A header that belongs to the status is added unless the refusal has it, and only then."""
+        for reason, name in (
+            (Reason.BAD_CREDENTIALS, "WWW-Authenticate"),
+            (Reason.RATE_LIMITED, "Retry-After"),
+        ):
+            for given in ((name.lower(), "given"), ("X-Other", "given")):
+                refusal = Refusal(reason, headers=(given,))
+                headers = render(refusal, accept=MCP, request_id=1, error_id="e").headers
+                names = [one.lower() for one, _ in headers]
+                self.assertEqual(names.count(name.lower()), 1)
+                self.assertIn(given, headers)
+
     def test_error_object(self) -> None:
         """The error alone is the one within the rendered body."""
         refusal = Refusal(Reason.UPSTREAM_BUSY, retry_after=1.5)

@@ -59,6 +59,7 @@ class CodecTests(SynchronousTestCase):
         for value in (" a", "a ", "\t", "a\r\nX: 1", "\x7f", "=?base64??=", "=?base64?x?="):
             encoded = encode_value(value)
             self.assertTrue(encoded.startswith("=?base64?"), value)
+            self.assertNotEqual(encoded, value)
             self.assertEqual(decode_value(encoded), value)
 
     def test_malformed(self) -> None:

@@ -303,6 +303,13 @@ class BoundsTests(RefusalCase):
         self.assertIsInstance(parse(body, Bounds(8, exact)), Request)
         self.assertEqual(self.refused(body, Bounds(8, exact - 1)).id, 1)
 
+    def test_wide(self) -> None:
+        """Containers beside each other are not taken for containers within each other."""
+        body = encode(call(list=[[], {}, []] * 20))
+        self.assertEqual(depth_of(json.loads(body)), 5)
+        self.assertIsInstance(parse(body, Bounds(5, 1_000)), Request)
+        self.assertEqual(self.refused(body, Bounds(4, 1_000)).id, 1)
+
     def test_structure_within_text(self) -> None:
         """Brackets and commas within strings do not count."""
         text = "{[," * 5_000

@@ -121,6 +121,13 @@ class EventFramerTests(SynchronousTestCase):
         with self.assertRaises(EventTooLong):
             read(b"data\n" * 100, limit=200)
 
+    def test_lines_count_exactly(self) -> None:
+        """Each line of an event counts with its end."""
+        stream = b"data: a\n" * 3 + b"data: b"
+        read(stream, limit=len(stream))
+        with self.assertRaises(EventTooLong):
+            read(stream, limit=len(stream) - 1)
+
     def test_endless_comments(self) -> None:
         """Keep-alives and unknown fields use nothing up, even when no empty line ever comes."""
         framer = EventFramer(20)
