@@ -22,6 +22,7 @@ from mcpguard.errors import ConfigurationError
 from mcpguard.terminal import Common, common, fail, plain, say
 from mcpguard.upstream.report import UpstreamReport
 
+MAX_CHECK_SECS = 600
 FEATURES = (
     *("api-keys", "tool-authorization", "list-filtering", "rate-limit", "audit", "metrics"),
     *("stdio", "streamable-http", "multi-server", "stateless-2026-07-28"),
@@ -108,11 +109,10 @@ def keygen(
         raise click.BadParameter("too long", param_hint="--expires") from None
     allowed = None if tools is None else tuple(t.strip() for t in tools.split(",") if t.strip())
     new = NewKey(user_id, digest(key), allowed, rate_limit, until)
+    _check(new)
     if apply_to_config:
         _apply(shared, new)
         click.echo(f"{done()} API key for '{user_id}' added to {shared.path}\n")
-    else:
-        _check(new)
     click.echo(f"API Key (save this, shown only once):\n  {key}")
     if apply_to_config:
         _next_steps(shared, "validate", "run")
@@ -189,13 +189,21 @@ def validate(shared: Common) -> None:
     click.echo(f"Configuration is valid: {shared.path}")
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 < value <= MAX_CHECK_SECS:  # NaN too, which click's own range lets pass
+        raise click.BadParameter(f"accepted: a number above 0, at most {MAX_CHECK_SECS}")
+    return value
+
+
 @main.command("check-upstream")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, max=600, min_open=True),
+    type=float,
     default=10,
+    callback=_seconds,
+    metavar="SECONDS",
     show_default=True,
-    help="Seconds for each server.",
+    help="For each server.",
 )
 @click.option("--server", metavar="NAME", help="Only this one.")
 @common

@@ -67,7 +67,7 @@ class NewKey:
             "id": self.id,
             "key_hash": self.key_hash,
             "allowed_tools": None if self.allowed_tools is None else list(self.allowed_tools),
-            "rate_limit": int(rate) if rate is not None and rate == int(rate) else rate,
+            "rate_limit": int(rate) if rate is not None and rate.is_integer() else rate,
             "expires_at": self.expires_at,
         }
         return {name: value for name, value in written.items() if value is not None}
