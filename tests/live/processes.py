@@ -142,8 +142,9 @@ class LiveCase(TestCase):
         given: bytes | None = None,
         cwd: str | None = None,
         name: str | None = None,
+        terminal: bool = False,
     ) -> Program:
-        """Run a program; killed at the end of the test if it still runs."""
+        """Run a program, at a terminal of its own or not; killed at the end of the test."""
         program = Program(name or Path(argv[0]).name, given)
         inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         self.reactor.spawnProcess(
@@ -152,6 +153,7 @@ class LiveCase(TestCase):
             argv,
             {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
             path=cwd,
+            usePTY=terminal,
         )
         self.addCleanup(self._end, program)
         return program
