@@ -37,7 +37,7 @@ def done() -> str:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="mcp-guard")
+@click.version_option(__version__, prog_name="mcp-guard", message="%(prog)s %(version)s")
 @common
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -45,7 +45,7 @@ def main(context: click.Context) -> None:
     context.ensure_object(Common)
 
 
-@main.command()
+@main.command(short_help="Write a configuration that works at once.")
 @click.option(
     "--format", "written", type=click.Choice(["toml", "yaml"]), help="By default from -c, or toml."
 )
@@ -164,7 +164,7 @@ def _problems(shared: Common, text: str) -> set[str]:
     return set()
 
 
-@main.command("hash-key")
+@main.command("hash-key", short_help="Print the hash of a key.")
 @click.argument("key", required=False)
 @common
 def hash_key(key: str | None) -> None:
@@ -195,7 +195,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float) -
     return value
 
 
-@main.command("check-upstream")
+@main.command("check-upstream", short_help="Connect to every server and list its tools.")
 @click.option(
     "--timeout",
     type=float,
@@ -260,7 +260,10 @@ def ask_upstreams(
 @main.command()
 @click.option("--host", metavar="ADDRESS", help="Listen here instead of [server] host.")
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), help="Instead of [server] port; 0 = any free one."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Instead of [server] port; 0 = any free one.",
 )
 @common
 @click.pass_obj

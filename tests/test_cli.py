@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 from attrs import evolve
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
@@ -324,7 +325,7 @@ class CheckUpstreamTests(CommandTestCase):
             "Checking upstream connectivity...\n\n"
             "Transport: http\nURL:       http://localhost:1/mcp\n\n"
             "Server: @modelcontextprotocol/server-filesystem v0.6.2\n"
-            "Protocol: 2025-11-25 (legacy)\nTools (2): read_file, write_file\n"
+            "Protocol: 2025-11-25 (handshake)\nTools (2): read_file, write_file\n"
             "ok Upstream is reachable and responding\n",
         )
         self.assertEqual(questions, [(10.0, None, 0)])
@@ -449,7 +450,7 @@ class VersionTests(CommandTestCase):
         names = ["Python:", "Twisted:", "OpenSSL:", "Features:"]
         self.assertEqual([line.split()[0] for line in lines[1:]], names)
         self.assertTrue(all(len(line.split()) > 1 for line in lines))
-        self.assertIn(__version__, self.succeed("--version"))
+        self.assertEqual(self.succeed("--version").splitlines(), lines[:1])
 
     def test_help(self) -> None:
         """All seven commands; a wrong one is a usage error."""
@@ -491,3 +492,31 @@ class PlainTests(SynchronousTestCase):
             (False, "utf-8", True),
         ):
             self.assertEqual(plain(_Stream(terminal, encoding)), expected, (terminal, encoding))
+
+
+class ReferenceTests(SynchronousTestCase):
+    """docs/cli.md beside the command."""
+
+    def setUp(self) -> None:
+        """The text, by command."""
+        path = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+        parts = re.split(r"(?m)^## ", path.read_text("utf-8"))
+        self.sections = {part.partition("\n")[0]: part for part in parts[1:]}
+
+    def test_commands(self) -> None:
+        """Every command has its section, and there is no other but twistd's."""
+        self.assertEqual(set(self.sections) - {"twistd"}, set(cli.main.commands))
+
+    def test_options(self) -> None:
+        """Every option of each command is told, and no other."""
+        shared = {"--config", "--verbose"}
+        for name, command in cli.main.commands.items():
+            real = {
+                word
+                for option in command.params
+                if isinstance(option, click.Option)
+                for word in option.opts
+                if word.startswith("--")
+            }
+            told = set(re.findall(r"(?m)^\| `(--[a-z-]+)", self.sections[name]))
+            self.assertEqual(told, real - shared, name)

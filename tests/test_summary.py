@@ -31,7 +31,7 @@ REPORT = UpstreamReport(
     server_name="@modelcontextprotocol/server-filesystem",
     server_version="0.6.2",
     protocol="2025-11-25",
-    eras=("legacy",),
+    eras=("handshake",),
     tools=("read_file", "write_file"),
     seconds=0.1,
 )
@@ -139,7 +139,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(
             upstream_findings(REPORT, plain=False),
             "Server: @modelcontextprotocol/server-filesystem v0.6.2\n"
-            "Protocol: 2025-11-25 (legacy)\n"
+            "Protocol: 2025-11-25 (handshake)\n"
             "Tools (2): read_file, write_file\n"
             "✓ Upstream is reachable and responding",
         )
