@@ -21,7 +21,7 @@ from mcpguard.pipeline.session_table import close_failed, close_quietly
 from mcpguard.pipeline.streams import PostAnswer
 from mcpguard.pipeline.trip import Trip
 from mcpguard.protocol.jsonrpc import Request
-from mcpguard.protocol.mcp import LATEST_LEGACY, METHODS, MODERN_VERSIONS
+from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS, MODERN_VERSIONS
 from mcpguard.upstream.link import (
     Call,
     Eras,
@@ -92,11 +92,8 @@ class SessionPool:
         key = (principal_key, route.upstream.name, route.path)
         while True:
             session = self._open.get(key)
-            if session is not None and not session.dead:
-                self._open.move_to_end(key)
-                session.in_use += 1
-                session.last_used = self.monotonic()
-                return session
+            if session is not None:
+                return self._lend(key, session)
             if key not in self._opening:
                 break
             waiting: Deferred[None] = Deferred()
@@ -106,9 +103,19 @@ class SessionPool:
         self._opening[key] = []
         try:
             session = await self._handshake(key, principal_key, route)
-        finally:
+        except Exception as problem:
+            # It is everybody's who waited: one try each, one after the other, would take as
+            # many timeouts as there are callers.
             for one in self._opening.pop(key):
-                one.callback(None)
+                one.errback(problem)
+            raise
+        self._lend(key, session)
+        for one in self._opening.pop(key):
+            one.callback(None)
+        return session
+
+    def _lend(self, key: tuple[str, str, str], session: PooledSession) -> PooledSession:
+        self._open.move_to_end(key)
         session.in_use += 1
         session.last_used = self.monotonic()
         return session
@@ -140,10 +147,14 @@ class SessionPool:
             raise Refused(refusal_of(failure)) from failure
         session.link = opening.link
         version = opening.result.get("protocolVersion")
-        session.version = version if isinstance(version, str) else LATEST_LEGACY
-        opening.link.notify("notifications/initialized", None)
-        if not session.dead:
-            self._open[key] = session
+        if version in LEGACY_VERSIONS:
+            session.version = version
+            opening.link.notify("notifications/initialized", None)
+        if version not in LEGACY_VERSIONS or session.dead:
+            close_quietly(opening.link)
+            detail = f"protocolVersion {version!r} or early end"
+            raise Refused(Refusal(Reason.UPSTREAM_FAILED, detail=detail))
+        self._open[key] = session
         return session
 
     def _make_room(self) -> None:
@@ -204,6 +215,7 @@ class BareWire:
                 call = self._call(trip, request)
                 call.shape = without_modern_members
                 call.on_end = lambda _: close_quietly(link)
+                self._until_gone(call)
                 given = (request.params or {}).get("_meta")
                 meta = {**(given if isinstance(given, dict) else {}), **gateway_meta()}
                 params = {**(request.params or {}), "_meta": meta}
@@ -211,30 +223,37 @@ class BareWire:
                 return
         except UpstreamFailure as failure:
             raise Refused(refusal_of(failure)) from failure
-        await self._over_session(trip, request, None)
+        session = await self.pool.borrow(principal.key, route)
+        call = self._call(trip, request)
+        call.retry = lambda: self._again(trip, request, call)
+        call.on_end = lambda _: self.pool.give_back(session)
+        self._until_gone(call)
+        self._send(trip, request, call, session)
 
-    async def _over_session(
-        self, trip: Trip, request: Request, running: RunningCall | None
+    def _send(
+        self, trip: Trip, request: Request, call: RunningCall, session: PooledSession
     ) -> None:
-        """Send it over the principal's pooled session; ``running`` is a first try to repeat."""
+        assert session.link is not None
+        call.start(session.link, self._outbound(trip, request, request.params, session.version))
+
+    def _again(self, trip: Trip, request: Request, running: RunningCall) -> None:
+        if running.ended:
+            return
+        assert running.on_end is not None
+        running.on_end(running)
+        running.on_end = None
+        trying = Deferred.fromCoroutine(self._second_try(trip, request, running))
+        trying.addErrback(self._not_again, running)
+
+    async def _second_try(self, trip: Trip, request: Request, running: RunningCall) -> None:
         assert trip.principal is not None
         assert trip.route is not None
         session = await self.pool.borrow(trip.principal.key, trip.route)
-        link = session.link
-        assert link is not None
-        if running is None:
-            running = self._call(trip, request)
-            running.retry = lambda: self._again(trip, request, running)
-        running.on_end = lambda _: self.pool.give_back(session)
-        running.start(link, self._outbound(trip, request, request.params, session.version))
-
-    def _again(self, trip: Trip, request: Request, running: RunningCall | None) -> None:
-        if running is None or running.on_end is None:
+        if running.ended:
+            self.pool.give_back(session)
             return
-        running.on_end(running)
-        running.on_end = None
-        trying = Deferred.fromCoroutine(self._over_session(trip, request, running))
-        trying.addErrback(self._not_again, running)
+        running.on_end = lambda _: self.pool.give_back(session)
+        self._send(trip, request, running, session)
 
     @staticmethod
     def _not_again(failure: Failure, running: RunningCall) -> None:
@@ -253,7 +272,7 @@ class BareWire:
         principal, route = trip.principal, trip.route
         assert principal is not None
         assert route is not None
-        call = RunningCall(
+        return RunningCall(
             trip=trip,
             reply=PostAnswer(
                 outlet=trip.outlet,
@@ -267,9 +286,14 @@ class BareWire:
             clock=self.clock,
             commit_after=self.commit_after,
         )
-        # There is no session to come back to, so a caller who leaves has given up.
-        trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
-        return call
+
+    @staticmethod
+    def _until_gone(call: RunningCall) -> None:
+        """Cancel it when its client leaves, at once when it has left while the way was prepared.
+
+        There is no session to come back to, so a caller who leaves has given up.
+        """
+        call.trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
 
     @staticmethod
     def _outbound(trip: Trip, request: Request, params: Message | None, version: str) -> Outbound:

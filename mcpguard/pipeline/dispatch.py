@@ -137,9 +137,19 @@ class RunningCall:
     _ended: bool = field(init=False, default=False)
     _committing: IDelayedCall | None = field(init=False, default=None)
 
+    @property
+    def ended(self) -> bool:
+        """True once it has its outcome."""
+        return self._ended
+
     def start(self, link: Link, outbound: Outbound) -> None:
-        """Send it. The answer, in whatever form, comes back to this object."""
-        if self.reply.may_stream:
+        """Send it. The answer, in whatever form, comes back to this object.
+
+        Does nothing when the client has left in the meantime.
+        """
+        if self._ended:
+            return
+        if self.reply.may_stream and self._committing is None:
             self._committing = self.clock.callLater(self.commit_after, self._commit)
         self.call = link.request(outbound, self)
 
@@ -191,8 +201,9 @@ class RunningCall:
             and self.retry is not None
             and not (self._ended or self.reply.streaming)
         ):
+            # In a turn of its own: the link is still telling its other calls, then its session.
             retry, self.retry = self.retry, None
-            retry()
+            self.clock.callLater(0, retry)
             return
         if self._end():
             log.info(
@@ -213,8 +224,9 @@ class RunningCall:
             return
         if self.call is not None:
             self.call.cancel(reason)
+        left = self.reply.outlet.gone
         self.reply.abandon()
-        self.trip.settle("cancelled", CLIENT_CLOSED if self.reply.outlet.gone else 200)
+        self.trip.settle("cancelled", CLIENT_CLOSED if left else 200)
 
     def conclude(self, result: Message) -> None:
         """End a stream that has no end of its own, in order (the gateway stops, rights end)."""

@@ -56,7 +56,7 @@ class BareTests(SynchronousTestCase):
         self.assertEqual(len(link.requests), 2)
 
     def test_failed_handshake(self) -> None:
-        """Those who wait for a handshake that fails try for themselves and are told."""
+        """Who caused a handshake that fails is told; the next request tries again."""
         self.upstream.failure = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE)
         self.assertEqual(self.rig.call("tools/list", accept="*/*").status, 503)
         self.upstream.failure = None
@@ -74,11 +74,11 @@ class BareTests(SynchronousTestCase):
         self.upstream.reply = lambda outbound: None
         outlet = self.rig.call("tools/list", accept="*/*")
         gone = UpstreamFailure(Reason.SESSION_NOT_FOUND)
-        self.upstream.inboxes[0].closed(gone)
-        self.upstream.links[0].requests[0][1].failed(gone)
-        self.assertEqual((len(self.upstream.links), outlet.status), (2, None))
-        self.upstream.inboxes[1].closed(gone)
-        self.upstream.links[1].requests[0][1].failed(gone)
+        for number in range(2):
+            self.assertEqual((len(self.upstream.links), outlet.status), (number + 1, None))
+            self.upstream.links[number].requests[0][1].failed(gone)
+            self.upstream.inboxes[number].closed(gone)
+            self.rig.clock.advance(0)
         self.assertEqual((len(self.upstream.links), outlet.status), (2, 404))
         self.assertEqual(len(self.rig.trail.outcomes), 1)
 
