@@ -45,7 +45,10 @@ class ClientCase(GatewayCase):
     async def report(self, jobs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the client."""
         modules = {"LIVE_NODE_MODULES": str(node_modules())}
-        return await self.drive(self.client(), jobs, env=modules, seconds=120)
+        program = self.start_client(self.client(), jobs, env=modules)
+        reports = await self.finished(program, seconds=120)
+        self.assertEqual(set(reports), set(jobs), program.story())
+        return reports
 
     async def both_eras(self) -> tuple[RunningGateway, dict[str, Scenario]]:
         """A gateway before servers of both eras, of Python's SDK and of this project."""

@@ -47,6 +47,7 @@ class RunningGateway:
     keys: dict[str, str]
     audit_file: Path
     mark: str
+    stopping: bool = False
 
     def url(self, server: str) -> str:
         """Where a server is reached."""
@@ -128,14 +129,21 @@ class GatewayCase(LiveCase):
         self.assertEqual(len(found()), count)
         return found()
 
-    async def _judge(self, gateway: RunningGateway) -> None:
-        """Stop the gateway; it must end in order, leave no process and owe no audit event."""
+    async def stop(self, gateway: RunningGateway) -> None:
+        """Ask the gateway to stop, and wait until it has."""
         program = gateway.program
         if program.status is not None:
             self.fail(f"the gateway ended during the test\n{program.story()}")
+        gateway.stopping = True
         program.signal("TERM")
-        status = await self.ends(program, STOP_SECS)
-        self.assertEqual(status, 0, program.story())
+        await self.ends(program, STOP_SECS)
+
+    async def _judge(self, gateway: RunningGateway) -> None:
+        """Stop the gateway; it must end in order, leave no process and owe no audit event."""
+        program = gateway.program
+        if not gateway.stopping:
+            await self.stop(gateway)
+        self.assertEqual(program.status, 0, program.story())
         self.assertEqual(list(marked(gateway.mark)), [], "processes were left behind")
         said = program.err.decode()
         for word in ("Traceback", "Unhandled", "[error", "[critical"):

@@ -154,7 +154,11 @@ async function run(connect, job) {
       report.steps[step.name] = described(error);
     }
   }
-  await face.close();
+  try {
+    await face.close();
+  } catch (error) {
+    report.close = described(error);
+  }
   return report;
 }
 
