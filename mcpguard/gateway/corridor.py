@@ -40,6 +40,7 @@ SESSIONS = SessionBounds(
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
+MAX_SCHEMA_VIEWS = 1_000
 MAX_LISTENS = 20
 MAX_LISTEN_URIS = 100
 
@@ -104,7 +105,13 @@ def corridor_for(
         ),
         modern=ModernWire(
             admission=admission,
-            schemas=ToolSchemas(monotonic, ttl_secs=300.0, max_tools=2_000, max_pages=20),
+            schemas=ToolSchemas(
+                monotonic,
+                ttl_secs=300.0,
+                max_tools=2_000,
+                max_pages=20,
+                max_views=MAX_SCHEMA_VIEWS,
+            ),
             clock=clock,
             commit_after=COMMIT_AFTER_SECS,
             max_listens=MAX_LISTENS,

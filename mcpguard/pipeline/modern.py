@@ -186,7 +186,7 @@ class ModernWire:
             status_of=modern_status,
             shape=private if cacheable else None,
             observe=(
-                (lambda result: self.schemas.learn(route, result))
+                (lambda result: self.schemas.learn(route, principal.key, result))
                 if request.method == "tools/list"
                 else None
             ),

@@ -4,16 +4,24 @@ A stdio server never sees a header, so nobody but the gateway can check them (20
 mcp-requirements 1.3); for HTTP servers the same check comes before theirs.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
-from mcpguard.errors import Refused
+from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
 from mcpguard.pipeline.dispatch import refusal_of
+from mcpguard.protocol.headers import param_headers
 from mcpguard.protocol.mcp import META_CAPABILITIES, META_CLIENT_INFO, META_VERSION, MODERN_VERSIONS
 from mcpguard.upstream.link import Link, Message, Outbound, Route, UpstreamFailure
+
+log = Logger()
+
+View = tuple[str, str, str]
+"""A principal's key, and a route: the upstream's name and the path behind it."""
 
 CLIENT_INFO = {"name": "mcp-guard", "version": "1"}
 
@@ -47,54 +55,66 @@ class OneAnswer:
 
 @define(eq=False)
 class ToolSchemas:
-    """What is known of each route's tools, for ``ttl_secs``."""
+    """Which tools repeat arguments in headers, as each principal sees each route.
+
+    Kept for ``ttl_secs``. Whoever needs it first asks the server; those who come meanwhile wait
+    for that answer, for an unchecked header must not pass.
+    """
 
     monotonic: Callable[[], float]
     ttl_secs: float
     max_tools: int
-    """Kept per route."""
+    """Annotated tools kept for one principal on one route."""
     max_pages: int
-    _known: dict[str, tuple[float, dict[str, Any]]] = field(init=False, factory=dict)
-    _asking: dict[str, list[Deferred[None]]] = field(init=False, factory=dict)
+    max_views: int
+    """Pairs of principal and route kept; the one used longest ago is forgotten first."""
+    _known: OrderedDict[View, tuple[float, dict[str, Any]]] = field(init=False, factory=OrderedDict)
+    _asking: dict[View, list[Deferred[None]]] = field(init=False, factory=dict)
 
-    def learn(self, route: Route, result: Message) -> None:
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def learn(self, route: Route, principal_key: str, result: Message) -> None:
         """Take the tools of a ``tools/list`` result that passes by, beside those asked for."""
-        if self._key(route) not in self._known:
-            return
-        _, tools = self._known[self._key(route)]
-        listed = result.get("tools")
-        for tool in listed if isinstance(listed, list) else []:
-            if isinstance(tool, dict) and isinstance(tool.get("name"), str):
-                if len(tools) >= self.max_tools and tool["name"] not in tools:
-                    break
-                tools[tool["name"]] = tool.get("inputSchema")
+        known = self._known.get(_view(route, principal_key))
+        if known is not None:
+            self._take(known[1], result)
 
     async def find(self, route: Route, principal_key: str, link: Link, tool: str) -> Any:
-        """The input schema of a tool, asked of the server when it is not known; None without.
+        """The input schema of a tool with annotations, asked of the server; None without.
 
         Raises Refused when the server cannot be asked.
         """
-        key = self._key(route)
-        at, tools = self._known.get(key, (0.0, {}))
-        if key in self._known and self.monotonic() - at < self.ttl_secs:
-            # A name that is missing is the server's to refuse; asking again for each unknown
-            # name would let a caller make the gateway list tools without end.
-            return tools.get(tool)
-        if key in self._asking:
+        view = _view(route, principal_key)
+        while True:
+            at, tools = self._known.get(view, (float("-inf"), {}))
+            if self.monotonic() - at < self.ttl_secs:
+                # A name that is missing is the server's to refuse; asking again for each unknown
+                # name would let a caller make the gateway list tools without end.
+                self._known.move_to_end(view)
+                return tools.get(tool)
+            if view not in self._asking:
+                break
             waiting: Deferred[None] = Deferred()
-            self._asking[key].append(waiting)
+            self._asking[view].append(waiting)
             await waiting
-            return self._known.get(key, (0.0, {}))[1].get(tool)
-        self._asking[key] = []
+        self._asking[view] = []
         try:
-            await self._ask(route, principal_key, link)
-        finally:
-            for one in self._asking.pop(key):
-                one.callback(None)
-        return self._known.get(key, (0.0, {}))[1].get(tool)
+            tools = await self._ask(principal_key, link)
+        except Exception as problem:
+            for one in self._asking.pop(view):
+                one.errback(problem)
+            raise
+        self._known[view] = (self.monotonic(), tools)
+        self._known.move_to_end(view)
+        while len(self._known) > self.max_views:
+            self._known.popitem(last=False)
+        for one in self._asking.pop(view):
+            one.callback(None)
+        return tools.get(tool)
 
-    async def _ask(self, route: Route, principal_key: str, link: Link) -> None:
-        self._known[self._key(route)] = (self.monotonic(), {})
+    async def _ask(self, principal_key: str, link: Link) -> dict[str, Any]:
+        tools: dict[str, Any] = {}
         cursor: str | None = None
         for _ in range(self.max_pages):
             params: Message = {"_meta": gateway_meta()}
@@ -112,18 +132,36 @@ class ToolSchemas:
                 sink,
             )
             try:
-                result = (await sink.done).get("result")
+                answer = await sink.done
             except UpstreamFailure as failure:
-                # Unchecked headers must not pass because the list could not be had.
-                del self._known[self._key(route)]
                 raise Refused(refusal_of(failure)) from failure
+            result = answer.get("result")
             if not isinstance(result, dict):
-                return
-            self.learn(route, result)
+                error = answer.get("error")
+                code = error.get("code") if isinstance(error, dict) else None
+                if code == METHOD_NOT_FOUND:
+                    return tools
+                detail = f"tools/list was answered with error {code}"
+                raise Refused(Refusal(Reason.UPSTREAM_FAILED, detail=detail))
+            self._take(tools, result)
             cursor = result.get("nextCursor")
             if not isinstance(cursor, str):
-                return
+                return tools
+        log.warn("more than {pages} pages of tools, the others are unchecked", pages=self.max_pages)
+        return tools
 
-    @staticmethod
-    def _key(route: Route) -> str:
-        return f"{route.upstream.name}\0{route.path}"
+    def _take(self, tools: dict[str, Any], result: Message) -> None:
+        listed = result.get("tools")
+        for tool in listed if isinstance(listed, list) else []:
+            name = tool.get("name") if isinstance(tool, dict) else None
+            if not isinstance(name, str):
+                continue
+            schema = tool.get("inputSchema")
+            if not param_headers(schema):
+                tools.pop(name, None)
+            elif name in tools or len(tools) < self.max_tools:
+                tools[name] = schema
+
+
+def _view(route: Route, principal_key: str) -> View:
+    return principal_key, route.upstream.name, route.path
