@@ -239,6 +239,7 @@ def ask_upstreams(
 ) -> tuple[UpstreamReport, ...]:
     """Run a reactor for as long as the servers take to answer."""
     from twisted.internet.task import react
+    from twisted.python.failure import Failure
 
     from mcpguard.foreground import begin_logging
     from mcpguard.gateway import check_upstreams
@@ -247,13 +248,17 @@ def ask_upstreams(
     reports: list[UpstreamReport] = []
 
     async def ask(reactor: Any) -> None:
-        reports.extend(await check_upstreams(reactor, settings, timeout=timeout, server=server))
+        found = await check_upstreams(reactor, settings, timeout=timeout, server=server)
+        for report in found:
+            if isinstance(report, Failure):  # a fault of the check, not of the server
+                report.raiseException()
+            reports.append(report)
 
     try:
         react(ask)
     except SystemExit as end:
         if end.code:
-            fail("the check itself failed; -v says more")
+            fail("the check itself failed; the log above says why")
     return tuple(reports)
 
 

@@ -9,11 +9,14 @@ import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from attrs import evolve
 from click.testing import CliRunner, Result
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard import __version__, cli, foreground, gateway
@@ -364,6 +367,36 @@ class CheckUpstreamTests(CommandTestCase):
         self.write(SOUND)
         for timeout in ("0", "-1", "x", "601", "nan"):
             self.refuse("check-upstream", "--timeout", timeout, status=2)
+
+
+class AskTests(CommandTestCase):
+    """From the servers' reports to the command, over a reactor that is not run."""
+
+    def answered(self, *found: object) -> None:
+        """Let the check come to this."""
+
+        async def check(reactor: object, settings: Settings, **how: object) -> tuple[object, ...]:
+            return found
+
+        def react(main: Callable[[object], Any]) -> NoReturn:
+            outcome: list[object] = []
+            Deferred.fromCoroutine(main(object())).addBoth(outcome.append)
+            raise SystemExit(1 if isinstance(outcome[0], Failure) else 0)
+
+        self.patch(gateway, "check_upstreams", check)
+        self.patch(task, "react", react)
+        self.patch(foreground, "begin_logging", lambda stream, verbosity: None)
+        self.write(SOUND)
+
+    def test_reports(self) -> None:
+        """They arrive as they are."""
+        self.answered(REPORT)
+        self.assertIn("ok Upstream is reachable", self.succeed("check-upstream"))
+
+    def test_fault_of_the_check(self) -> None:
+        """A fault of the check itself is neither a success nor a server's failure."""
+        self.answered(Failure(NameError("x")))
+        self.assertIn("the check itself failed", self.refuse("check-upstream"))
 
 
 class RunTests(CommandTestCase):

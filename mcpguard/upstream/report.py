@@ -17,6 +17,6 @@ class UpstreamReport:
     protocol: str
     """The protocol version the conversation used."""
     eras: tuple[str, ...]
-    """Which generations of the protocol the server speaks, in words: ``handshake``, ``stateless``."""
+    """Which generations of the protocol it speaks, in words: ``handshake``, ``stateless``."""
     tools: tuple[str, ...]
     seconds: float
