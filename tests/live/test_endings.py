@@ -1,0 +1,143 @@
+"""Clients, servers and the gateway itself that end in the middle of a call."""
+
+import os
+import signal
+from typing import Any
+
+from tests.live.clients_case import NEWEST, PYTHON_SERVER, npm_client, python_client
+from tests.live.gateway_process import GatewayCase, RunningGateway, stdio
+from tests.live.processes import Program, marked
+from tests.live.scenarios import Scenario, Step
+from tests.live.software import node_modules, python_sdk
+
+LONG = 60
+"""Seconds of a call that is not waited for."""
+
+
+def steps(*planned: Step) -> Scenario:
+    """A scenario of which only the report matters; the first step has the server started."""
+    started = call("started", "echo", message="started")
+    return Scenario(server="", content={}, asked=frozenset(), steps=(started, *planned))
+
+
+def call(name: str, tool: str, **arguments: Any) -> Step:
+    """A step that calls a tool."""
+    return Step(name, {"do": "call", "tool": tool, "arguments": arguments})
+
+
+class EndingCase(GatewayCase):
+    """What the tests have in common."""
+
+    timeout = 90
+
+    async def one_server(self) -> RunningGateway:
+        """A gateway before the server of Python's SDK."""
+        return await self.start_gateway([stdio("python", [str(python_sdk(2)), PYTHON_SERVER])])
+
+    def client(
+        self, gateway: RunningGateway, command: list[str], mode: str, scenario: Scenario
+    ) -> Program:
+        """Start a client on a scenario."""
+        return self.start_client(
+            command,
+            {"job": scenario.job(gateway.url("python"), gateway.keys["tester"], mode)},
+            env={"LIVE_NODE_MODULES": str(node_modules())},
+        )
+
+    async def report(self, client: Program) -> dict[str, Any]:
+        """The report of a client that has run to its end."""
+        reports = await self.finished(client, seconds=40)
+        report: dict[str, Any] = reports["job"]
+        return report
+
+    async def waiting(self, gateway: RunningGateway) -> None:
+        """Return when a call of ``wait`` is with the server."""
+
+        def allowed() -> bool:
+            return any(
+                one["event_type"] == "Authorized" and one.get("tool") == "wait"
+                for one in gateway.events()
+            )
+
+        await self.until(allowed, 20, "an allowed call")
+        # It is written to the child in the same turn, which needs a moment to take it.
+        await self.pause(0.3)
+
+
+class VanishingClientTests(EndingCase):
+    """A client whose process is killed while its call runs."""
+
+    async def test_stateless(self) -> None:
+        """Its connection was the call: the server is told to stop, and stops."""
+        gateway = await self.one_server()
+        command = python_client(2)
+        gone = self.client(gateway, command, NEWEST, steps(call("wait", "wait", seconds=LONG)))
+        await self.waiting(gateway)
+        gone.signal("KILL")
+        _, outcome = await self.outcomes(gateway, "ToolCall", 2)
+        self.assertEqual(outcome["status"], "cancelled")
+        asked = self.client(gateway, command, NEWEST, steps(call("count", "cancellations")))
+        self.assertEqual((await self.report(asked))["steps"]["count"]["ok"]["text"], "1")
+
+    async def test_session(self) -> None:
+        """A lost connection cancels nothing: the call ends by itself and is recorded."""
+        gateway = await self.one_server()
+        gone = self.client(
+            gateway, python_client(2), "legacy", steps(call("wait", "wait", seconds=2))
+        )
+        await self.waiting(gateway)
+        gone.signal("KILL")
+        _, outcome = await self.outcomes(gateway, "ToolCall", 2)
+        self.assertEqual(outcome["status"], "success")
+
+
+class StoppingGatewayTests(EndingCase):
+    """The gateway is asked to stop while calls run."""
+
+    async def check(self, command: list[str], mode: str) -> None:
+        """The call is answered before the gateway ends."""
+        gateway = await self.one_server()
+        client = self.client(gateway, command, mode, steps(call("wait", "wait", seconds=2)))
+        await self.waiting(gateway)
+        await self.stop(gateway)
+        report = await self.report(client)
+        self.assertEqual(report["steps"]["wait"]["ok"]["text"], "waited", report)
+
+    async def test_stateless(self) -> None:
+        """A call of 2026 is finished."""
+        await self.check(python_client(2), "auto")
+
+    async def test_session(self) -> None:
+        """A call in a session is finished, with the session's own stream open."""
+        await self.check(npm_client("npm_sdk"), "")
+
+
+class KilledServerTests(EndingCase):
+    """The child is killed by SIGKILL while a call runs."""
+
+    async def killed(self, command: list[str], mode: str) -> dict[str, Any]:
+        """The report of a client that calls again afterwards."""
+        gateway = await self.one_server()
+        planned = steps(call("lost", "wait", seconds=LONG), call("again", "echo", message="on"))
+        client = self.client(gateway, command, mode, planned)
+        await self.waiting(gateway)
+        children = [pid for pid, words in marked(gateway.mark) if PYTHON_SERVER in words]
+        self.assertTrue(children)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        report = await self.report(client)
+        lost = report["steps"]["lost"]["error"]
+        self.assertEqual((lost["code"], lost["message"]), (502, "The MCP server failed to answer"))
+        calls = [one for one in gateway.outcomes() if one.get("tool") == "wait"]
+        self.assertEqual([one["status"] for one in calls], ["failed"])
+        return report
+
+    async def test_stateless(self) -> None:
+        """The call fails with a clear error, and the next one has a new child."""
+        report = await self.killed(python_client(2), "auto")
+        self.assertEqual(report["steps"]["again"]["ok"]["text"], "on", report)
+
+    async def test_session(self) -> None:
+        """The call fails with a clear error, and the session has ended with its child."""
+        report = await self.killed(python_client(2), "legacy")
+        self.assertIn("Session not found", report["steps"]["again"]["error"]["message"], report)
