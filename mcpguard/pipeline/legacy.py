@@ -10,7 +10,7 @@ from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, authorize, refusal_of
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import Session, SessionBounds
-from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer, parse_event_id
+from mcpguard.pipeline.streams import JSON_TYPE, EventStream, PostAnswer, parse_event_id, stop_timer
 from mcpguard.pipeline.trip import Trip, digest_of
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS
@@ -241,20 +241,21 @@ class LegacyWire:
             place = parse_event_id(last)
             if place is None:
                 raise Refused(Refusal(Reason.NOT_FOUND, "This event stream cannot be resumed"))
-            session.resume(trip.outlet, headers, *place)
+            stream = session.resume(trip.outlet, headers, *place)
         else:
-            session.attach_get(trip.outlet, headers)
-        self._expire_with_credentials(trip)
+            stream = session.attach_get(trip.outlet, headers)
+        self._expire_with_credentials(trip, stream)
         # Written at the start: a stream may stay open for days, and the evidence must not wait.
         trip.settle("success", 200)
 
-    def _expire_with_credentials(self, trip: Trip) -> None:
+    def _expire_with_credentials(self, trip: Trip, stream: EventStream) -> None:
         principal = trip.principal
-        if principal is None or principal.expires_at is None:
+        if principal is None or principal.expires_at is None or trip.outlet.gone:
             return
         left = max(0.0, principal.expires_at - trip.books.clocks.wall())
         timer = self.clock.callLater(left, trip.outlet.finish)
-        trip.outlet.on_gone(lambda: timer.cancel() if timer.active() else None)
+        stream.cut_by(timer)
+        trip.outlet.on_gone(lambda: stop_timer(timer))
 
     def delete(self, trip: Trip, session: Session) -> None:
         """End the session."""

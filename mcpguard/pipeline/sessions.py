@@ -119,7 +119,7 @@ class Session:
             else:
                 return
 
-    def attach_get(self, outlet: Outlet, headers: Headers) -> None:
+    def attach_get(self, outlet: Outlet, headers: Headers) -> EventStream:
         """Open the stream for unrelated messages; raises Refused when one is open already."""
         stream = self._streams.get(GET_STREAM)
         if stream is not None and stream.attached:
@@ -128,8 +128,9 @@ class Session:
             stream = self._streams[GET_STREAM] = EventStream(GET_STREAM, self.log)
         stream.attach(outlet, headers, prime=self.version >= "2025-11-25", after=None)
         self._flush_queue(stream)
+        return stream
 
-    def resume(self, outlet: Outlet, headers: Headers, number: int, seq: int) -> None:
+    def resume(self, outlet: Outlet, headers: Headers, number: int, seq: int) -> EventStream:
         """Continue a stream after the event a client saw last; raises Refused if unknown."""
         stream = self._streams.get(number)
         if stream is None:
@@ -138,6 +139,7 @@ class Session:
         stream.attach(outlet, headers, prime=False, after=seq)
         if number == GET_STREAM:
             self._flush_queue(stream)
+        return stream
 
     @property
     def streaming(self) -> bool:

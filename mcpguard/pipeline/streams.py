@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IDelayedCall
 
 from mcpguard.front.exchange import Headers, Outlet
 from mcpguard.protocol.jsonrpc import encode
@@ -69,6 +70,12 @@ def parse_event_id(text: str) -> tuple[int, int] | None:
     return int(stream), int(seq)
 
 
+def stop_timer(timer: IDelayedCall | None) -> None:
+    """Stop a timer, if there is one that still runs."""
+    if timer is not None and timer.active():
+        timer.cancel()
+
+
 @define(eq=False)
 class EventStream:
     """One logical event stream of a session; its connection may come and go."""
@@ -78,6 +85,7 @@ class EventStream:
     ended: bool = False
     _seq: int = field(init=False, default=0)
     _outlet: Outlet | None = field(init=False, default=None)
+    _cutting: IDelayedCall | None = field(init=False, default=None)
 
     @property
     def attached(self) -> bool:
@@ -92,6 +100,7 @@ class EventStream:
         """
         if self._outlet is not None and not self._outlet.gone:
             self._outlet.finish()
+        stop_timer(self._cutting)
         self._outlet = outlet
         outlet.open(200, [STREAM_TYPE, *headers])
         if after is not None:
@@ -113,8 +122,13 @@ class EventStream:
     def end(self) -> None:
         """Nothing more will come."""
         self.ended = True
+        stop_timer(self._cutting)
         if self._outlet is not None and not self._outlet.gone:
             self._outlet.finish()
+
+    def cut_by(self, timer: IDelayedCall) -> None:
+        """Stop ``timer``, which ends the present connection, once that one is over anyway."""
+        self._cutting = timer
 
 
 @define(eq=False)

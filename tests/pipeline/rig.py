@@ -92,20 +92,25 @@ class MemoryOutlet:
     body: bytes = b""
     streamed: bool = False
     finished: bool = False
-    gone: bool = False
+    left: bool = False
     _callbacks: list[Callable[[], None]] = field(factory=list)
 
+    @property
+    def gone(self) -> bool:
+        """Nothing more reaches the client."""
+        return self.left or self.finished
+
     def on_gone(self, callback: Callable[[], None]) -> None:
-        """Keep the callback."""
-        if self.gone:
+        """Keep the callback; once everything is sent nobody can leave any more."""
+        if self.left:
             callback()
-        else:
+        elif not self.finished:
             self._callbacks.append(callback)
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Take a whole answer."""
         assert self.status is None, "answered twice"
-        if self.gone:
+        if self.left:
             return
         self.status, self.body, self.finished = status, body, True
         self.headers = {name.lower(): value for name, value in headers}
@@ -120,7 +125,7 @@ class MemoryOutlet:
         """Take a piece."""
         assert self.streamed
         assert not self.finished, "wrote after the end"
-        if not self.gone:
+        if not self.left:
             self.body += chunk
 
     def finish(self) -> None:
@@ -129,9 +134,9 @@ class MemoryOutlet:
 
     def leave(self) -> None:
         """The client goes away."""
-        if self.finished or self.gone:
+        if self.gone:
             return
-        self.gone = True
+        self.left = True
         for callback in self._callbacks:
             callback()
 
