@@ -58,15 +58,15 @@ class PooledSession:
         """Nobody listens between requests."""
 
     def request(self, message: Message, related: Call | None) -> None:
-        """Refuse: the pool declared no client capability."""
-        if self.link is not None:
-            self.link.respond(
-                {
-                    "jsonrpc": "2.0",
-                    "id": message.get("id"),
-                    "error": {"code": METHOD_NOT_FOUND, "message": "Method not found"},
-                }
-            )
+        """Refuse all but pings: the pool declared no client capability."""
+        if self.link is None:
+            return
+        answer: Message = {"jsonrpc": "2.0", "id": message.get("id")}
+        if message.get("method") == "ping":
+            self.link.respond({**answer, "result": {}})
+        else:
+            error = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
+            self.link.respond({**answer, "error": error})
 
     def closed(self, failure: UpstreamFailure) -> None:
         """The session is gone; the next bare request opens another."""

@@ -52,6 +52,8 @@ _DENIED = {
 }
 
 
+STRAYS = "mcp_guard_upstream_stray_messages_total"
+
 CLIENT_CLOSED = 499
 """What the meters count for a request whose client left first (as nginx does)."""
 
@@ -88,6 +90,34 @@ def _denied(principal: Principal, kind: str, name: str, verdict: Verdict) -> Ref
     text = _DENIED[kind].format(who=clip(principal.name), what=clip(name))
     reason = Reason.SERVER_DENIED if kind == "method" else Reason.DENIED
     return Refusal(reason, text, detail=f"{verdict.reason} ({verdict.rule})")
+
+
+_OF_A_REQUEST = frozenset({"notifications/progress", "notifications/message"})
+
+
+def of_a_request(message: Message) -> bool:
+    """Whether a notification is one that a server sends while it works on a request."""
+    return message.get("method") in _OF_A_REQUEST
+
+
+_HEARD_BY_LISTENERS = frozenset(
+    {
+        "notifications/subscriptions/acknowledged",
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+    }
+)
+
+
+def heard_by_listener(principal: Principal, server: str, message: Message) -> bool:
+    """Whether a subscription's notification is for this principal: updates are what it may read."""
+    method = message.get("method")
+    if method != "notifications/resources/updated":
+        return method in _HEARD_BY_LISTENERS
+    params = message.get("params")
+    uri = params.get("uri") if isinstance(params, dict) else None
+    return isinstance(uri, str) and may_touch(principal, server, "resource", uri)
 
 
 def refusal_of(failure: UpstreamFailure) -> Refusal:
@@ -133,6 +163,10 @@ class RunningCall:
     retry: Callable[[], None] | None = None
     """Sends it once more, if the server says that it has forgotten the session (404): then it
     has not looked at the request, so nothing can happen twice."""
+    hears: Callable[[Message], bool] = of_a_request
+    """Whether a notification on its stream is for its client as it is."""
+    aside: Callable[[Message], None] | None = None
+    """Takes every other notification; without it they are dropped."""
     call: Call | None = None
     _ended: bool = field(init=False, default=False)
     _committing: IDelayedCall | None = field(init=False, default=None)
@@ -161,9 +195,19 @@ class RunningCall:
     # -- CallSink --------------------------------------------------------------------------
 
     def notification(self, message: Message) -> None:
-        """Pass on what the server says while it works."""
-        if not self._ended:
+        """Pass on what the server says while it works.
+
+        An HTTP server may put anything on the stream of a request, so what else there is to
+        relay goes the way that the session, or the caller's rights, have for it.
+        """
+        if self._ended:
+            return
+        if self.hears(message):
             self.reply.send(message)
+        elif self.aside is not None:
+            self.aside(message)
+        else:
+            self.trip.books.meter.count(STRAYS, server=self.server, kind="notification")
 
     def answer(self, message: Message) -> None:
         """The server's response has come: filter it, shape it, send it, write it down."""

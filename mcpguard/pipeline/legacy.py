@@ -190,6 +190,7 @@ class LegacyWire:
             clock=self.clock,
             commit_after=self.commit_after,
             on_end=lambda ended: self._ended(session, ended),
+            aside=session.notification,
         )
         session.running.append(call)
         call.start(

@@ -11,6 +11,7 @@ from mcpguard.pipeline.dispatch import (
     RunningCall,
     may_touch,
     modern_status,
+    heard_by_listener,
     refusal_of,
 )
 from mcpguard.pipeline.schemas import ToolSchemas
@@ -220,6 +221,7 @@ class ModernWire:
 
     def _ended(self, call: RunningCall, link: Link) -> None:
         self._endless.discard(call)
+            call.hears = lambda message: heard_by_listener(principal, server, message)
         close_quietly(link)
 
     def end_listens(self) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
 from mcpguard.front.exchange import Headers, Outlet
 from mcpguard.observe.events import Meter
-from mcpguard.pipeline.dispatch import RunningCall, may_touch
+from mcpguard.pipeline.dispatch import STRAYS, RunningCall, may_touch
 from mcpguard.pipeline.streams import EventStream, ReplayLog
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.jsonrpc import encode
@@ -167,19 +167,15 @@ class Session:
 
     def notification(self, message: Message) -> None:
         """Pass a server notification on, to exactly one stream."""
-        method = message.get("method")
-        if method == "notifications/cancelled":
-            self._server_cancelled(message)
+        method, params = message.get("method"), message.get("params", {})
+        if method == "notifications/cancelled" and isinstance(params, dict):
+            self._server_cancelled(message, params)
             return
-        if method not in _RELAYED:
-            self.meter.count(
-                "mcp_guard_upstream_stray_messages_total",
-                server=self.route.upstream.name,
-                kind="notification",
-            )
+        if method not in _RELAYED or not isinstance(params, dict):
+            self.meter.count(STRAYS, server=self.route.upstream.name, kind="notification")
             return
         if method == "notifications/resources/updated":
-            uri = (message.get("params") or {}).get("uri")
+            uri = params.get("uri")
             if not isinstance(uri, str) or not may_touch(
                 self.principal, self.route.upstream.name, "resource", uri
             ):
@@ -193,6 +189,10 @@ class Session:
         """Put a server's request to the client, or answer it here when it may not be asked."""
         self._expire()
         method = str(message.get("method"))
+        if method == "ping":
+            # It asks whether somebody is there; a client may have no connection open right now.
+            self._respond({"jsonrpc": "2.0", "id": message.get("id"), "result": {}})
+            return
         needed = _NEEDED_CAPABILITY.get(method)
         if needed is None or needed not in self.client_capabilities:
             self._reject(message, METHOD_NOT_FOUND, "Method not found")
@@ -202,8 +202,11 @@ class Session:
             return
         ours = f"mg-{self._next_ask}"
         self._next_ask += 1
+        # Noted first: it is taken back at once when it fits nowhere.
+        self._asked[ours] = Asked(message, None, self.monotonic())
         stream = self._to_client({**message, "id": ours}, related, ours)
-        self._asked[ours] = Asked(message, stream, self.monotonic())
+        if ours in self._asked:
+            self._asked[ours] = Asked(message, stream, self.monotonic())
 
     def closed(self, failure: UpstreamFailure) -> None:
         """The link is dead: so is the session; the next request is answered 404."""
@@ -270,26 +273,34 @@ class Session:
             self._reject(asked.message, -32603, "The client did not answer")
 
     def _reject(self, message: Message, code: int, text: str) -> None:
-        if self.link is not None and not self.ended:
-            self.link.respond(
-                {
-                    "jsonrpc": "2.0",
-                    "id": message.get("id"),
-                    "error": {"code": code, "message": text},
-                }
-            )
+        error = {"code": code, "message": text}
+        self._respond({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
 
-    def _server_cancelled(self, message: Message) -> None:
-        params: dict[str, Any] = message.get("params") or {}
+    def _respond(self, message: Message) -> None:
+        if self.link is not None and not self.ended:
+            self.link.respond(message)
+
+    def _server_cancelled(self, message: Message, params: dict[str, Any]) -> None:
         theirs = params.get("requestId")
         for ours, asked in self._asked.items():
             known = asked.message.get("id")
             if known == theirs and type(known) is type(theirs):
                 del self._asked[ours]
+                if self._unqueue(ours):
+                    return
                 told = {**message, "params": {**params, "requestId": ours}}
                 if asked.stream is not None and not asked.stream.ended:
                     asked.stream.send(told)
                 return
+
+    def _unqueue(self, ours: str) -> bool:
+        """Take a request that nobody has read yet out of the queue."""
+        for one in self._queue:
+            if one[3] == ours:
+                self._queue.remove(one)
+                self._queue_bytes -= one[1]
+                return True
+        return False
 
     # -- life ------------------------------------------------------------------------------
 
