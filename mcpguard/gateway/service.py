@@ -235,11 +235,6 @@ class Gateway(Service):
         self._sweeper.start(SWEEP_SECS, now=False)
         self._listen_for_signals()
         self._system_event("GatewayStarted")
-        if self.pipeline.rules.hosts is None:
-            log.warn(
-                "any Host header is accepted: set server.public_url or server.allowed_hosts "
-                "to be safe from DNS rebinding"
-            )
         log.info("listening on {url}", url=self.url)
         self.started.callback(self.url)
 

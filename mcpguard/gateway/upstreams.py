@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred
+from twisted.logger import Logger
 
 from mcpguard.config.settings import Settings, UpstreamSettings
 from mcpguard.observe.events import Event, Meter, Recorder
@@ -25,6 +26,8 @@ from mcpguard.upstream.link import (
 )
 from mcpguard.upstream.report import UpstreamReport
 from mcpguard.upstream.stdio import StdioUpstream
+
+log = Logger()
 
 _MAX_PAGES = 50
 _CHECKER = "mcp-guard:check-upstream"
@@ -105,6 +108,9 @@ async def _check(reactor: Any, settings: UpstreamSettings, timeout: float) -> Up
         error = failure.detail or failure.reason.value.replace("_", " ")
     except InitializeRejected as rejected:
         error = f"the server refused the handshake: {rejected.error.get('message')}"
+    except Exception as problem:
+        log.failure("the check of {name} went wrong", name=settings.name)
+        error = f"the check itself failed: {problem!r}"
     finally:
         # A child that ignores everything is killed by the ladder, which takes a few seconds.
         await maybeDeferred(upstream.stop)

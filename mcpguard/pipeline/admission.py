@@ -32,7 +32,11 @@ class Admission:
         principal = trip.principal
         assert principal is not None
         known = METHODS.get(request.method)
-        if known is None or not (known.modern if modern else known.legacy):
+        if (
+            known is None
+            or known.kind != "request"
+            or not (known.modern if modern else known.legacy)
+        ):
             # Handshake eras answer an unknown method as JSON-RPC does, with 200 (both reference
             # servers); the stateless wire has 404 for it.
             raise Refused(Refusal(Reason.UNKNOWN_METHOD))

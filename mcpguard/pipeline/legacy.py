@@ -221,8 +221,14 @@ class LegacyWire:
             if call is not None:
                 reason = (message.params or {}).get("reason")
                 call.cancel(reason if isinstance(reason, str) else "cancelled by the client")
-        elif known is None or not known.relayed or session.link is None:
-            # 202 all the same, as both reference servers do; the audit says it went nowhere.
+        elif (
+            known is None
+            or known.kind != "notification"
+            or not known.relayed
+            or session.link is None
+        ):
+            # A call sent without an id is no way around the rules. 202 all the same, as both
+            # reference servers answer; the audit says it went nowhere.
             trip.settle("dropped", 202, reason=Reason.UNKNOWN_METHOD.value)
         else:
             session.link.notify(message.method, message.params)

@@ -1,24 +1,31 @@
 """The stateless era on the client's side (2026-07-28): POST only, every request on its own."""
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import (
     RunningCall,
+    heard_by_listener,
     may_touch,
     modern_status,
-    heard_by_listener,
     refusal_of,
 )
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.pipeline.session_table import close_quietly
 from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer
 from mcpguard.pipeline.trip import Trip
-from mcpguard.protocol.headers import check_modern, check_param_headers, passed_param_headers
+from mcpguard.protocol.headers import (
+    check_modern,
+    check_param_headers,
+    invalid_annotation,
+    passed_param_headers,
+)
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
 from mcpguard.protocol.mcp import (
     LEGACY_VERSIONS,
@@ -28,6 +35,8 @@ from mcpguard.protocol.mcp import (
     MODERN_VERSIONS,
 )
 from mcpguard.upstream.link import Eras, Link, Message, Outbound, UpstreamFailure
+
+log = Logger()
 
 TTL_CAP_MS = 60_000
 """How long a client may keep a list: no longer than a changed policy may stay unseen."""
@@ -60,6 +69,19 @@ def private(result: Message) -> Message:
     return {**result, "ttlMs": min(kept, TTL_CAP_MS), "cacheScope": "private"}
 
 
+def well_annotated(result: Message) -> Message:
+    """A list of tools without those whose header annotations are invalid (1.3: MUST drop)."""
+    tools = result.get("tools")
+    if not isinstance(tools, list):
+        return result
+    kept = [tool for tool in tools if invalid_annotation(tool) is None]
+    if len(kept) < len(tools):
+        log.warn(
+            "{count} tools with invalid x-mcp-header annotations", count=len(tools) - len(kept)
+        )
+    return {**result, "tools": kept}
+
+
 def served_versions(eras: Eras) -> list[str]:
     """The versions the gateway serves on a route, newest first."""
     modern = [version for version in MODERN_VERSIONS if version in eras.modern]
@@ -79,6 +101,12 @@ def discovery(eras: Eras) -> Message:
             "capabilities": {k: v for k, v in known.items() if k in _RELAYED_CAPABILITIES},
         }
     )
+
+
+def _shape_of(method: str) -> Callable[[Message], Message] | None:
+    if method == "tools/list":
+        return lambda result: private(well_annotated(result))
+    return private if method in _CACHEABLE else None
 
 
 def _listen_result(call: RunningCall) -> Message:
@@ -171,10 +199,9 @@ class ModernWire:
             endless = request.method == "subscriptions/listen"
             if endless:
                 params = self._listen(trip, server, params)
-        except BaseException:
+        except Exception:
             close_quietly(link)
             raise
-        cacheable = request.method in _CACHEABLE
         call = RunningCall(
             trip=trip,
             reply=PostAnswer(outlet=trip.outlet, headers=trip.answer_headers, may_stream=True),
@@ -185,7 +212,7 @@ class ModernWire:
             clock=self.clock,
             commit_after=self.commit_after,
             status_of=modern_status,
-            shape=private if cacheable else None,
+            shape=_shape_of(request.method),
             observe=(
                 (lambda result: self.schemas.learn(route, principal.key, result))
                 if request.method == "tools/list"
@@ -194,6 +221,7 @@ class ModernWire:
             on_end=lambda ended: self._ended(ended, link),
         )
         if endless:
+            call.hears = lambda message: heard_by_listener(principal, server, message)
             self._keep(trip, call)
         # On this wire a closed connection is the cancellation (MUST), nothing else is.
         trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
@@ -221,7 +249,6 @@ class ModernWire:
 
     def _ended(self, call: RunningCall, link: Link) -> None:
         self._endless.discard(call)
-            call.hears = lambda message: heard_by_listener(principal, server, message)
         close_quietly(link)
 
     def end_listens(self) -> None:

@@ -197,6 +197,7 @@ def _normal_name(host: str, *, bracketed: bool) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether a host to listen on is reached from this machine only."""
     if host.lower() == "localhost":
         return True
     try:

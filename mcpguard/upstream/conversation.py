@@ -45,7 +45,9 @@ class CallBounds:
     """Started again by each progress notification."""
     max_timeout_secs: float
     progress_interval: float
-    """Least seconds between two progress notifications of one request."""
+    """Seconds between two progress notifications of one request, in the long run."""
+    progress_burst: int
+    """How many of them may come at once."""
     max_message: int
     """Bytes of one message."""
 
@@ -114,6 +116,7 @@ class Conversation:
             timeout=self.bounds.timeout_secs,
             max_timeout=self.bounds.max_timeout_secs,
             progress_interval=self.bounds.progress_interval,
+            progress_burst=self.bounds.progress_burst,
         )
         self.child.owner = self
 

@@ -16,6 +16,10 @@ LISTEN = "subscriptions/listen"
 PROGRESS = "notifications/progress"
 CANCELLED = "notifications/cancelled"
 
+PROGRESS_INTERVAL = 0.05
+PROGRESS_BURST = 20
+"""What every upstream uses: 20 progress notifications a second for each request."""
+
 Sink = TypeVar("Sink")
 
 
@@ -39,7 +43,8 @@ class Pending(Generic[Sink]):
     token: Id | None = None
     """The progress token the client gave, None when it gave none."""
     token_sent: bool = False
-    progress_at: float = field(init=False, default=float("-inf"))
+    progress_due: float = field(init=False, default=float("-inf"))
+    """When the next progress would come at an even pace (the rate meter's state)."""
     held: Message | None = field(init=False, default=None)
     """The newest progress that came too soon after the one before."""
 
@@ -118,8 +123,9 @@ Received = (
 class Correlator(Generic[Sink]):
     """The waiting requests of one link, by the gateway's own ids.
 
-    ``timeout`` and ``max_timeout`` (seconds) set each request's deadlines, ``progress_interval``
-    (seconds) is the least time between two progress notifications of one request.
+    ``timeout`` and ``max_timeout`` (seconds) set each request's deadlines. Progress of one request
+    passes in bursts of up to ``progress_burst`` notifications and at one in each
+    ``progress_interval`` (seconds) in the long run; of what comes faster the newest is kept.
     """
 
     def __init__(
@@ -129,11 +135,14 @@ class Correlator(Generic[Sink]):
         timeout: float,
         max_timeout: float,
         progress_interval: float,
+        progress_burst: int,
     ) -> None:
         self._max_pending = max_pending
         self._timeout = timeout
         self._max_timeout = max_timeout
         self._progress_interval = progress_interval
+        # A trifle more than the burst needs: sums of floats do not come out even.
+        self._progress_slack = (progress_burst - 1 + 1e-6) * progress_interval
         self._pending: dict[int, Pending[Sink]] = {}
         self._next = 1
 
@@ -209,8 +218,12 @@ class Correlator(Generic[Sink]):
         if pending is None or pending.held is None:
             return None
         message, pending.held = pending.held, None
-        pending.progress_at = now
+        self._spend_progress(pending, now)
         return message
+
+    def _spend_progress(self, pending: Pending[Sink], now: float) -> None:
+        # The generic cell rate algorithm: one number instead of a bucket.
+        pending.progress_due = max(pending.progress_due, now) + self._progress_interval
 
     def _receive_response(self, message: Message) -> Received[Sink]:
         gid = _own(message["id"])
@@ -263,9 +276,9 @@ class Correlator(Generic[Sink]):
         if pending.deadline < float("inf"):
             pending.deadline = min(pending.hard_deadline, now + self._timeout)
         restored = {**message, "params": {**params, "progressToken": pending.token}}
-        due = pending.progress_at + self._progress_interval
+        due = pending.progress_due - self._progress_slack
         if now >= due and pending.held is None:
-            pending.progress_at = now
+            self._spend_progress(pending, now)
             return Progress(pending, restored)
         scheduled = pending.held is not None
         pending.held = restored

@@ -16,7 +16,7 @@ from mcpguard.errors import ConfigurationError, Reason
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.upstream.agent_wire import AgentWire
-from mcpguard.upstream.correlation import Correlator
+from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL, Correlator
 from mcpguard.upstream.egress import VettedEndpoints, connection_pool, egress_agent
 from mcpguard.upstream.http_probe import probe_eras
 from mcpguard.upstream.http_reader import ReaderBounds
@@ -48,7 +48,6 @@ MAX_HEAD_BYTES = 65_536
 MAX_DISCARDED = 65_536
 DISCARD_SECS = 2.0
 DISCOVER_SECS = 5.0
-PROGRESS_INTERVAL = 0.05
 STRUCTURE = Bounds(max_depth=200, max_nodes=1_000_000)
 
 BOUNDS = HttpBounds(
@@ -131,6 +130,7 @@ class HttpUpstream:
                 timeout=settings.timeout_secs,
                 max_timeout=settings.max_timeout_secs,
                 progress_interval=PROGRESS_INTERVAL,
+                progress_burst=PROGRESS_BURST,
             ),
             contact=self._contact,
         )

@@ -108,13 +108,17 @@ class Probe:
         asking = Deferred.fromCoroutine(_coroutine(question(conversation)))
         asking.addTimeout(seconds, self.clock)
         try:
-            return await asking
-        except TimeoutError as silence:
-            raise UpstreamFailure(
-                Reason.UPSTREAM_TIMEOUT, f"no answer in {seconds:g} s"
-            ) from silence
-        finally:
+            answer = await asking
+        except Exception as problem:
+            # Not `finally`: a coroutine that is thrown away unfinished would run this while the
+            # collector takes it apart, and resume others that are being taken apart as well.
             self.supervision.dismiss(conversation)
+            if isinstance(problem, TimeoutError):
+                silence = f"no answer in {seconds:g} s"
+                raise UpstreamFailure(Reason.UPSTREAM_TIMEOUT, silence) from problem
+            raise
+        self.supervision.dismiss(conversation)
+        return answer
 
 
 async def _coroutine(awaitable: Awaitable[T]) -> T:

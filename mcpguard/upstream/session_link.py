@@ -42,7 +42,7 @@ class SessionLink:
         except UpstreamFailure:
             self.supervision.reject(conversation)
             raise
-        except BaseException:
+        except Exception:
             # Rejected by the server, or given up by the client: neither is the child's fault.
             self.supervision.dismiss(conversation)
             raise

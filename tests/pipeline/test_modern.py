@@ -153,6 +153,13 @@ class AnswerTests(ModernCase):
         self.assertEqual([tool["name"] for tool in result["tools"]], ["read_file"])
         self.assertEqual((result["cacheScope"], result["ttlMs"]), ("private", 60_000))
 
+    def test_invalid_annotations(self) -> None:
+        """A tool whose header annotation is invalid is left out, the others stay."""
+        schema = {"type": "object", "properties": {"n": {"type": "number", "x-mcp-header": "N"}}}
+        self.tools.append({"name": "bad", "inputSchema": schema})
+        result = self.rig.modern("tools/list").json["result"]
+        self.assertEqual([tool["name"] for tool in result["tools"]], ["read_file", "query"])
+
     def test_error_statuses(self) -> None:
         """Protocol errors of the server get the HTTP status this wire has for them."""
         for code, status in ((-32602, 400), (-32601, 404), (-32603, 200), (5, 200)):

@@ -34,6 +34,7 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
         name=TOOLS | st.none() | st.integers(),
         who=st.sampled_from(["carol", "stranger", None]),
         era=st.sampled_from(["bare", "session", "modern"]),
+        with_id=st.booleans(),
     )
     def test_every_request_that_arrives_was_allowed(
         self,
@@ -44,6 +45,7 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
         name: object,
         who: str | None,
         era: str,
+        with_id: bool,
     ) -> None:
         """Whatever is sent by whomever, what reaches the server is what the rules allow."""
         upstream = MemoryUpstream(known_eras=Eras(legacy=True, modern=(MODERN,)))
@@ -64,7 +66,13 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
             )
             if opened.status == 200:
                 headers["Mcp-Session-Id"] = opened.headers["mcp-session-id"]
-        if era == "modern":
+        if not with_id:
+            body = {"jsonrpc": "2.0", "method": method, "params": params}
+            rig.send(body, who=who, headers=headers)
+            for link in upstream.links:
+                for notified, _ in link.notifications:
+                    self.assertEqual(METHODS[notified].kind, "notification")
+        elif era == "modern":
             rig.modern(method, params, who=who)
         else:
             rig.call(method, params, who=who, headers=headers)

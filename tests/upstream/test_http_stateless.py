@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings, strategies
 
 from mcpguard.errors import Reason
+from mcpguard.upstream.correlation import PROGRESS_BURST
 from mcpguard.upstream.link import Outbound
 from tests.upstream.http_doubles import EVENTS, META, MODERN, HttpCase, Sink
 
@@ -184,19 +185,19 @@ class StreamTests(HttpCase):
         self.assertEqual(len(self.wire.requests), 1)
 
     def test_fast_progress_is_thinned(self) -> None:
-        """Progress above twenty a second is held back; the newest comes later, or with the end."""
+        """Progress beyond the burst is held back; the newest comes later, or with the end."""
         outbound = self.modern(name="x", _meta={**META, "progressToken": "t"})
         _, sink, sent = self.ask(self.stateless(), outbound)
         gid = sent.message["id"]
         sent.events()
-        for step in range(10):
+        for step in range(PROGRESS_BURST + 10):
             sent.event(progress(gid, step=step))
         self.clock.advance(0.06)
         steps = [one["params"]["step"] for one in sink.notifications]
-        self.assertEqual(steps, [0, 9])
-        sent.event(progress(gid, step=10))
+        self.assertEqual(steps, [*range(PROGRESS_BURST), PROGRESS_BURST + 9])
+        sent.event(progress(gid, step=99))
         sent.event_result({})
-        self.assertEqual(sink.notifications[-1]["params"]["step"], 10)
+        self.assertEqual(sink.notifications[-1]["params"]["step"], 99)
 
 
 class CancelTests(HttpCase):

@@ -1,6 +1,7 @@
 """Sessions with a child of their own: requests, and everything that can end them."""
 
 from mcpguard.errors import Reason
+from mcpguard.upstream.correlation import PROGRESS_BURST
 from mcpguard.upstream.link import InitializeRejected, Message, Outbound
 from tests.upstream.stdio_rig import (
     ALICE,
@@ -99,7 +100,7 @@ class RequestTests(StdioCase):
         self.assertEqual(self.books.results[-1], "success")
 
     def test_progress_reaches_its_request(self) -> None:
-        """Progress carries the client's token, at most 20 a second, the last before the answer."""
+        """Progress carries the client's token, a burst whole, the last before the answer."""
         link, _ = self.open()
         sink = self.ask(link, "hold", {"_meta": {"progressToken": "t"}})
         gid = self.servers[0].last("hold")["params"]["_meta"]["progressToken"]
@@ -114,15 +115,16 @@ class RequestTests(StdioCase):
                 }
             )
 
-        for amount in range(10):
+        burst = list(range(PROGRESS_BURST))
+        for amount in range(PROGRESS_BURST + 10):
             progress(amount)
-        self.assertEqual([note["params"]["progress"] for note in sink.notes], [0])
+        self.assertEqual([note["params"]["progress"] for note in sink.notes], burst)
         self.turn(0.06)
-        self.assertEqual([note["params"]["progress"] for note in sink.notes], [0, 9])
-        progress(10)
-        progress(11)
+        self.assertEqual([note["params"]["progress"] for note in sink.notes], [*burst, 29])
+        progress(30)
+        progress(31)
         child.says({"jsonrpc": "2.0", "id": gid, "result": {}})
-        self.assertEqual([note["params"]["progress"] for note in sink.notes], [0, 9, 11])
+        self.assertEqual([note["params"]["progress"] for note in sink.notes], [*burst, 29, 31])
         self.assertEqual({note["params"]["progressToken"] for note in sink.notes}, {"t"})
         self.turn(1)
         self.assertEqual(len(sink.ends), 1)
@@ -323,3 +325,15 @@ class EndTests(StdioCase):
         self.assertEqual(sink.failure.reason, Reason.ANSWER_TOO_LARGE)
         self.assertEqual(inbox.closings[0].reason, Reason.ANSWER_TOO_LARGE)
         self.assertEqual(self.alive, [])
+
+
+class PipesFirstHandshakeTests(HandshakeTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
+
+
+class PipesFirstEndTests(EndTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
