@@ -54,6 +54,7 @@ class ProcessDouble:
         self.pipes: dict[int, PipeDouble] = {n: PipeDouble(self, n) for n in (0, 1, 2)}
         self.exited = False
         self._status: Failure | None = None
+        self._told = False
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -80,10 +81,13 @@ class ProcessDouble:
         status = signal if signal is not None else code << 8
         args = (status,) if kind is ProcessDone else (code, signal, status)
         self._status = Failure(kind(*args))
-        self.protocol.processExited(self._status)
+        if not self.reactor.pipes_first:
+            self._tell_exit()
         if not holding:
             for pipe in list(self.pipes.values()):
                 pipe.connectionLost(Failure(ConnectionDone()))
+        if self.reactor.pipes_first:
+            self._tell_exit()
         self._maybe_ended()
 
     def closes(self, number: int) -> None:
@@ -164,8 +168,13 @@ class ProcessDouble:
         """Pipes have none."""
         raise NotImplementedError
 
+    def _tell_exit(self) -> None:
+        assert self._status is not None
+        self._told = True
+        self.protocol.processExited(self._status)
+
     def _maybe_ended(self) -> None:
-        if self.exited and not self.pipes and self._status is not None:
+        if self._told and not self.pipes and self._status is not None:
             status, self._status = self._status, None
             self.protocol.processEnded(status)
 
@@ -189,7 +198,8 @@ class ProcessReactor(Clock):
     """A clock that spawns `ProcessDouble` children; ``children`` lists them in order.
 
     ``server_for`` makes the server that runs in each child, from its number (0, 1, …);
-    ``refuses`` is raised by the next spawns.
+    ``refuses`` is raised by the next spawns. ``pipes_first`` lets the ends of the pipes be seen
+    before the exit, as happens as often as the other order.
     """
 
     def __init__(self) -> None:
@@ -200,6 +210,7 @@ class ProcessReactor(Clock):
         self.obeys: Collection[str] = ("EOF", "TERM", "KILL")
         self.server_for: Callable[[int], Server | None] = lambda number: None
         self.refuses: OSError | None = None
+        self.pipes_first = False
 
     def spawnProcess(
         self,

@@ -26,8 +26,8 @@ from mcpguard.upstream.spawning import KILL, PRESENT, TERM, SignalGroup
 
 log = Logger()
 
-POLL_SECS = 0.05
-"""How often the rest of an ended child's process group is looked for."""
+POLL_SECS = 0.02
+"""When the rest of an ended child's group is looked for first; each time takes twice as long."""
 
 
 @frozen
@@ -148,7 +148,8 @@ class Child(ProcessProtocol):
 
     def stop(self) -> Deferred[Exit]:
         """End of input, then TERM, then KILL, a grace period apart; fires as `ended`."""
-        self._wanted = True
+        # A child that was already dying by itself was not stopped by us.
+        self._wanted = self._wanted or self._over is None
         self._hush(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the child was stopped"))
         self._close_input()
         return self.ended()
@@ -215,7 +216,7 @@ class Child(ProcessProtocol):
         self._drain = self.clock.callLater(grace, self._abandon_pipes)
         # The server is gone, so whatever it started is of no use to anybody.
         if self.signal_group(self.pid, TERM):
-            self._poll(self.clock.seconds() + grace, killed=False)
+            self._poll(self.clock.seconds() + grace, False, POLL_SECS)
         else:
             self._group_gone = True
 
@@ -326,12 +327,12 @@ class Child(ProcessProtocol):
         except ProcessExitedAlready:
             pass
 
-    def _poll(self, until: float, killed: bool) -> None:
+    def _poll(self, until: float, killed: bool, pause: float) -> None:
         """Wait for the rest of the group; TERM was sent, KILL follows."""
         now = self.clock.seconds()
         if now >= until and not killed:
             self.signal_group(self.pid, KILL)
-            until, killed = now + self.bounds.grace_secs, True
+            until, killed, pause = now + self.bounds.grace_secs, True, POLL_SECS
         if not self.signal_group(self.pid, PRESENT):
             self._group_gone = True
             self._finish()
@@ -340,7 +341,8 @@ class Child(ProcessProtocol):
             self._group_gone = True
             self._finish()
         else:
-            self._step = self.clock.callLater(POLL_SECS, self._poll, until, killed)
+            delay = min(pause, max(until - now, POLL_SECS))
+            self._step = self.clock.callLater(delay, self._poll, until, killed, 2 * pause)
 
     def _abandon_pipes(self) -> None:
         """Close our ends, whoever holds the others; `processEnded` follows."""

@@ -24,7 +24,7 @@ def arguments(
     memory: int | None,
     cpu_secs: int | None,
     open_files: int | None,
-    keep_ctype: bool,
+    ctype: str | None,
     cwd: str | None,
     executable: str,
     argv: tuple[str, ...],
@@ -32,16 +32,16 @@ def arguments(
     """The command line of this script: what `main` reads.
 
     ``parent`` is the pid of the gateway, ``executable`` an absolute path, ``argv`` the whole
-    argument vector of the server. ``keep_ctype`` tells that ``LC_CTYPE`` is in its environment.
+    argument vector of the server, ``ctype`` the ``LC_CTYPE`` of its environment, if any.
     """
     limits = [NOTHING if limit is None else str(limit) for limit in (memory, cpu_secs, open_files)]
-    flags = [str(parent), *limits, "1" if keep_ctype else "0", cwd or NOTHING]
+    flags = [str(parent), *limits, NOTHING if ctype is None else f"={ctype}", cwd or NOTHING]
     return [__file__, *flags, executable, *argv]
 
 
 def main(argv: list[str]) -> None:
     """Start a session, tie our life to the gateway's, set the limits, become the server."""
-    parent, memory, cpu_secs, open_files, keep_ctype, cwd, executable, *server = argv[1:]
+    parent, memory, cpu_secs, open_files, ctype, cwd, executable, *server = argv[1:]
     os.setsid()
     libc = ctypes.CDLL(None)
     if sys.platform == "linux":
@@ -62,9 +62,10 @@ def main(argv: list[str]) -> None:
     except (OSError, ValueError) as problem:
         _fail(CANNOT_PREPARE, f"cannot prepare the server's process: {problem}")
     environment = dict(os.environ)
-    if keep_ctype == "0":
-        # The interpreter sets it by itself in a C locale (PEP 538).
-        environment.pop("LC_CTYPE", None)
+    # This interpreter has set it by itself if the locale was C (PEP 538).
+    environment.pop("LC_CTYPE", None)
+    if ctype != NOTHING:
+        environment["LC_CTYPE"] = ctype[1:]
     try:
         os.execve(executable, server, environment)  # noqa: S606 - that there is no shell is the point
     except OSError as problem:

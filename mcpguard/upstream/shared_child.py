@@ -92,10 +92,7 @@ class SharedChild:
     def acquire(self) -> Deferred[Conversation]:
         """The child, started if there is none; errbacks with `UpstreamFailure`."""
         got: Deferred[Conversation] = Deferred(self._leave)
-        if self._conversation is not None and not self._conversation.alive:
-            # Its end has begun, only the last of its output may still come: too late for more.
-            self.supervision.reject(self._conversation)
-        if self._conversation is not None:
+        if self._conversation is not None and self._conversation.alive:
             got.callback(self._conversation)
             return got
         if self._stopped:
@@ -105,7 +102,11 @@ class SharedChild:
             got.errback(UpstreamFailure(Reason.UPSTREAM_BUSY, "too many wait for a child", 1.0))
             return got
         self._waiting.append(got)
-        self._begin()
+        if self._conversation is None:
+            self._begin()
+        else:
+            # Its end has begun; what follows from that brings the next child, and the answer.
+            self.supervision.reject(self._conversation)
         return got
 
     def warm(self) -> None:

@@ -89,7 +89,7 @@ def spawn(reactor: IReactorProcess, program: Program, protocol: ProcessProtocol)
             limits.memory,
             limits.cpu_secs,
             limits.open_files,
-            "LC_CTYPE" in program.env,
+            program.env.get("LC_CTYPE"),
             program.cwd,
             executable,
             program.argv,
@@ -103,7 +103,10 @@ def spawn(reactor: IReactorProcess, program: Program, protocol: ProcessProtocol)
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Send ``number`` (0 only asks) to a process group; False when it has no members."""
+    """Send ``number`` to a process group; False when it has no living members.
+
+    0 only asks, and may be asked only once the group's leader has been reaped.
+    """
     if group <= 1:
         # 0 would be our own group, 1 everybody's.
         return False
@@ -114,7 +117,34 @@ def signal_group(group: int, number: int) -> bool:
     except PermissionError:
         # Members exist, but under another user by now.
         return True
-    return True
+    return number != PRESENT or _has_living(group)
+
+
+def _has_living(group: int) -> bool:
+    """Whether any member of a group is more than a zombie, which the kernel cannot be asked.
+
+    Orphans are reaped by process 1 in its own time, and if that is the gateway (a container
+    without an init), by nobody but this.
+    """
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        # None of them is our child.
+        pass
+    try:
+        processes = [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return True
+    for process in processes:
+        try:
+            with open(f"/proc/{process}/stat", "rb") as stat:
+                state, _, of = stat.read().rpartition(b")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(of) == group and state not in b"ZX":
+            return True
+    return False
 
 
 TERM, KILL, PRESENT = signal.SIGTERM, signal.SIGKILL, 0

@@ -14,6 +14,7 @@ from mcpguard.policy.buckets import Rate
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.upstream.child import ChildBounds
 from mcpguard.upstream.conversation import GATEWAY, CallBounds, Slots
+from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL
 from mcpguard.upstream.crashes import CrashBook, CrashBounds
 from mcpguard.upstream.greeting import greet_legacy, greet_modern
 from mcpguard.upstream.link import (
@@ -81,7 +82,8 @@ def bounds_of(settings: UpstreamSettings) -> SupervisionBounds:
             max_pending=settings.max_concurrency + MAX_LISTENS + 100,
             timeout_secs=settings.timeout_secs,
             max_timeout_secs=settings.max_timeout_secs,
-            progress_interval=0.05,
+            progress_interval=PROGRESS_INTERVAL,
+            progress_burst=PROGRESS_BURST,
             max_message=settings.max_message_size,
         ),
     )

@@ -190,10 +190,12 @@ class StdioCase(SynchronousTestCase):
     """A stdio upstream whose children are doubles running scripted servers."""
 
     settings = UpstreamSettings(name="files", command="true", era="legacy")
+    pipes_first = False
 
     def setUp(self) -> None:
         """The parts; `make` builds the upstream."""
         self.reactor = ProcessReactor()
+        self.reactor.pipes_first = self.pipes_first
         self.books = Books()
         self.servers: list[ScriptedServer] = []
         self.new_server: Callable[[], ScriptedServer] = ScriptedServer

@@ -51,9 +51,12 @@ class Ear:
 class ChildCase(SynchronousTestCase):
     """A child double with its protocol."""
 
+    pipes_first = False
+
     def setUp(self) -> None:
         """One running child."""
         self.reactor = ProcessReactor()
+        self.reactor.pipes_first = self.pipes_first
         self.ear = Ear()
         self.said: list[tuple[str, str]] = []
         self.child = Child(
@@ -372,3 +375,9 @@ class DoubleTests(SynchronousTestCase):
         reactor.advance(0)
         self.assertEqual(heard, [b'{"id": 4, "n": 0}\n'])
         self.assertEqual(process.messages, [{"id": 4}])
+
+
+class PipesFirstEndTests(EndTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True

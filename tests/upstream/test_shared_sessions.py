@@ -329,3 +329,9 @@ class RestartTests(SharedCase):
         self.assertEqual(self.alive, [])
         opening = self.upstream.open_session(ALICE, CLIENT_PARAMS, InboxDouble(), "")
         self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_UNAVAILABLE)
+
+
+class PipesFirstRestartTests(RestartTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True

@@ -99,7 +99,7 @@ class SpawnTests(SynchronousTestCase):
         spawn(reactor, program, ProcessProtocol())
         (child,) = reactor.children
         self.assertEqual(child.argv[:3], [sys.executable, "-I", "-S"])
-        self.assertEqual(child.argv[4:10], [str(os.getpid()), "1000", "-", "20", "0", "/"])
+        self.assertEqual(child.argv[4:10], [str(os.getpid()), "1000", "-", "20", "-", "/"])
         self.assertEqual(child.argv[11:], ["sh", "-c", "echo $HOME; rm -rf /"])
         self.assertEqual(child.env, program.env)
 

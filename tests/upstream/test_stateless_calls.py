@@ -227,3 +227,9 @@ class ListenTests(StatelessCase):
         self.successResultOf(self.upstream.stop())
         self.turn(10)
         self.assertEqual(sink.failure.reason, Reason.UPSTREAM_UNAVAILABLE)
+
+
+class PipesFirstListenTests(ListenTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True

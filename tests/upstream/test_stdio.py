@@ -369,3 +369,27 @@ class EndTests(StdioCase):
         self.reactor.wardens[0].exits(signal=9)
         self.open(BOB)
         self.assertEqual(self.reactor.wardens[1].written, b"+1000\n+1001\n")
+
+
+class PipesFirstErasTests(ErasTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
+
+
+class PipesFirstStandingTests(StandingTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
+
+
+class PipesFirstSeatTests(SeatTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
+
+
+class PipesFirstEndTests(EndTests):
+    """The same, when the ends of a child's pipes are seen before its exit."""
+
+    pipes_first = True
