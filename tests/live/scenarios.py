@@ -149,6 +149,9 @@ _PYTHON_TOOLS = (
 
 def python(*, sessions: int) -> Scenario:
     """``servers/python_server.py``: everything there is; ``sessions`` is the size of the crowd."""
+    prompt = {"type": "ref/prompt", "name": "greet"}
+    item = {"type": "ref/resource", "uri": "test://item/{name}"}
+    found = ["Aa", "Ab"]
     return Scenario(
         server="python-server",
         content={"answer": "Ada"},
@@ -156,6 +159,8 @@ def python(*, sessions: int) -> Scenario:
         steps=(
             Step("list", {"do": "list"}, _includes(*_PYTHON_TOOLS)),
             _call("echo", "echo", text("Grüße, 世界 \u2028 🎈"), message="Grüße, 世界 \u2028 🎈"),
+            # The SDKs repeat the text as structured content, so 12 MB in all.
+            Step("big", {"do": "size", "tool": "big", "arguments": {"size": 6_000_000}}, 6_000_000),
             _call("error result", "fail", containing("no luck", failed=True), reason="no luck"),
             _call("unknown tool", "nope", containing("Unknown tool", failed=True)),
             _progress("slow", "4 steps", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),
@@ -163,7 +168,14 @@ def python(*, sessions: int) -> Scenario:
             _call("sampling", "sample", text("test-model said: <Why?>"), text="Why?"),
             _call("roots", "where", text("file:///srv/data")),
             Step("resources", {"do": "resources"}, ["test://counter"]),
+            Step("templates", {"do": "templates"}, ["test://item/{name}"]),
             Step("read", {"do": "read", "uri": "test://item/x"}, "item x"),
+            Step(
+                "complete prompt",
+                {"do": "complete", "ref": prompt, "argument": ["name", "A"]},
+                found,
+            ),
+            Step("complete uri", {"do": "complete", "ref": item, "argument": ["name", "A"]}, found),
             Step("unknown resource", {"do": "read", "uri": "other://x"}, error="other://x"),
             Step("prompts", {"do": "prompts"}, ["greet"]),
             Step(

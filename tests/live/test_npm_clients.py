@@ -1,6 +1,7 @@
 """Clients of npm's SDKs through the gateway, before servers nobody here wrote."""
 
 from tests.live.clients_case import NEWEST, NEWEST_HANDSHAKE, ClientCase, npm_client
+from tests.live.scenarios import Scenario, Step
 
 
 class SdkTests(ClientCase):
@@ -21,6 +22,24 @@ class SdkTests(ClientCase):
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible: the SDK quotes the body of an error status."""
         await self.check_refusals(unauthorized="Invalid credentials")
+
+    async def test_resumption(self) -> None:
+        """A call whose connection was lost is taken up where it was, nothing lost or repeated."""
+        gateway, _ = await self.both_eras()
+        resume = {"do": "resume", "tool": "slow", "arguments": {"seconds": 2, "steps": 8}}
+        expected = {"python": "8 steps", "demo-http": "Done: 8 steps in 2 s"}
+        scenario = Scenario(
+            server="", content={}, asked=frozenset(), steps=(Step("resume", resume),)
+        )
+        key = gateway.keys["tester"]
+        reports = await self.report(
+            {name: scenario.job(gateway.url(name), key, self.mode) for name in expected}
+        )
+        for name, words in expected.items():
+            found = reports[name]["steps"]["resume"]["ok"]
+            self.assertEqual(found["text"], words)
+            self.assertLess(len(found["before"]), 8)
+            self.assertEqual(found["before"] + found["after"], list(range(1, 9)))
 
 
 class DefaultTests(ClientCase):

@@ -35,9 +35,9 @@ async function connect(job, heard) {
     heard.add("log", params.data),
   );
   const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
-  const transport = new StreamableHTTPClientTransport(new URL(job.url), {
-    requestInit: { headers },
-  });
+  const open = (sessionId) =>
+    new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers }, sessionId });
+  let transport = open();
   await client.connect(transport);
   return {
     client,
@@ -50,6 +50,39 @@ async function connect(job, heard) {
       return () => client.unsubscribeResource({ uri });
     },
     watchTools: async () => async () => {},
+    /** Lose the connection in the middle of a call and take it up where it was. */
+    resume: async (name, args) => {
+      const request = { method: "tools/call", params: { name, arguments: args } };
+      const progress = [];
+      const onprogress = (one) => progress.push(one.progress);
+      let token;
+      const begun = new Promise((resolve) => {
+        const onresumptiontoken = (found) => {
+          token = found;
+          if (progress.length) resolve();
+        };
+        const options = { onprogress, onresumptiontoken };
+        client.request(request, types.CallToolResultSchema, options).catch(() => {});
+      });
+      await begun;
+      // The SDK tells the token before it hands out the message that came with it.
+      await new Promise((wake) => setTimeout(wake, 20));
+      const before = [...progress];
+      const { sessionId } = transport;
+      await client.close();
+      await new Promise((wake) => setTimeout(wake, 300));
+      transport = open(sessionId);
+      await client.connect(transport);
+      // The stream that is taken up speaks of the first request's token, which the SDK forgot.
+      const after = [];
+      client.onerror = ({ message }) => {
+        const told = message.match(/progress notification for an unknown token: (.*)/);
+        if (told) after.push(JSON.parse(told[1]).params.progress);
+      };
+      const options = { resumptionToken: token };
+      const result = await client.request(request, types.CallToolResultSchema, options);
+      return { text: result.content[0].text, before, after };
+    },
     logLevel: async (level) => void (await client.setLoggingLevel(level)),
     close: async () => {
       await transport.terminateSession();

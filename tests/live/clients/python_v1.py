@@ -66,6 +66,20 @@ class Face:
         """The URIs of the first page."""
         return [str(one.uri) for one in (await self._session.list_resources()).resources]
 
+    async def templates(self) -> list[str]:
+        """Those of the first page."""
+        found = (await self._session.list_resource_templates()).resourceTemplates
+        return [one.uriTemplate for one in found]
+
+    async def complete(self, ref: Words, name: str, value: str) -> list[str]:
+        """Completions of an argument."""
+        if ref["type"] == "ref/prompt":
+            named: Any = types.PromptReference(type="ref/prompt", name=ref["name"])
+        else:
+            named = types.ResourceTemplateReference(type="ref/resource", uri=ref["uri"])
+        result = await self._session.complete(named, {"name": name, "value": value})
+        return result.completion.values
+
     async def read(self, uri: str) -> str:
         """The text."""
         result = await self._session.read_resource(AnyUrl(uri))

@@ -66,6 +66,21 @@ class Face:
         """The URIs of the first page."""
         return [str(one.uri) for one in (await self._client.list_resources()).resources]
 
+    async def templates(self) -> list[str]:
+        """Those of the first page."""
+        found = (await self._client.list_resource_templates()).resource_templates
+        return [one.uri_template for one in found]
+
+    async def complete(self, ref: Words, name: str, value: str) -> list[str]:
+        """Completions of an argument."""
+        if ref["type"] == "ref/prompt":
+            named: Any = types.PromptReference(name=ref["name"])
+        else:
+            named = types.ResourceTemplateReference(uri=ref["uri"])
+        return (
+            await self._client.complete(named, {"name": name, "value": value})
+        ).completion.values
+
     async def read(self, uri: str) -> str:
         """The text."""
         result = await self._client.read_resource(uri, cache_mode="refresh")

@@ -83,6 +83,15 @@ const STEPS = {
     await stop();
     return (await face.client.listTools()).tools.map((tool) => tool.name).sort();
   },
+  resume: async ({ face }, step) => face.resume(step.tool, step.arguments ?? {}),
+  templates: async ({ face }) =>
+    (await face.client.listResourceTemplates()).resourceTemplates.map((one) => one.uriTemplate),
+  complete: async ({ face }, step) => {
+    const [name, value] = step.argument;
+    const found = await face.client.complete({ ref: step.ref, argument: { name, value } });
+    return found.completion.values;
+  },
+  size: async ({ face }, step) => (await call(face, step.tool, step.arguments)).text.length,
   log: async ({ face, heard }, step) => {
     const meta = await face.logLevel(step.level);
     await call(face, step.tool, step.arguments, { meta });

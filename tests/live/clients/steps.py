@@ -63,6 +63,14 @@ class Face(Protocol):
         """URIs of the resources."""
         ...
 
+    async def templates(self) -> list[str]:
+        """The URI templates."""
+        ...
+
+    async def complete(self, ref: Words, name: str, value: str) -> list[str]:
+        """Completions of an argument of what ``ref`` names."""
+        ...
+
     async def read(self, uri: str) -> str:
         """A resource's text."""
         ...
@@ -131,6 +139,18 @@ async def _read(face: Face, heard: Heard, step: Words, again: Connect, job: Word
     return await face.read(step["uri"])
 
 
+async def _templates(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.templates()
+
+
+async def _complete(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return await face.complete(step["ref"], *step["argument"])
+
+
+async def _size(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
+    return len((await face.call(step["tool"], step.get("arguments", {})))["text"])
+
+
 async def _prompts(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
     return sorted(await face.prompts())
 
@@ -197,6 +217,9 @@ STEPS: dict[str, Step] = {
     "cancel": _cancel,
     "resources": _resources,
     "read": _read,
+    "templates": _templates,
+    "complete": _complete,
+    "size": _size,
     "prompts": _prompts,
     "prompt": _prompt,
     "watch": _watch,

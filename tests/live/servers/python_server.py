@@ -71,6 +71,12 @@ async def slow(ctx: Context, seconds: float = 0.4, steps: int = 4) -> str:
 
 
 @server.tool()
+async def big(size: int) -> str:
+    """Answer with that many characters."""
+    return "x" * size
+
+
+@server.tool()
 async def wait(seconds: float) -> str:
     """Wait; count when cancelled meanwhile."""
     try:
@@ -154,6 +160,12 @@ async def item(name: str) -> str:
 async def greet(name: str) -> str:
     """Greet somebody."""
     return f"Say hello to {name}"
+
+
+@server.completion()
+async def complete(ref: Any, argument: Any, context: Any) -> types.Completion:
+    """Two names for anything."""
+    return types.Completion(values=[f"{argument.value}a", f"{argument.value}b"])
 
 
 async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
