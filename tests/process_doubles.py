@@ -209,7 +209,7 @@ class ProcessReactor(Clock):
         """Processes of which only stdin is used."""
         self.obeys: Collection[str] = ("EOF", "TERM", "KILL")
         self.server_for: Callable[[int], Server | None] = lambda number: None
-        self.refuses: OSError | None = None
+        self.refuses: Exception | None = None
         self.pipes_first = False
 
     def spawnProcess(

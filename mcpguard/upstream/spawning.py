@@ -98,7 +98,8 @@ def spawn(reactor: IReactorProcess, program: Program, protocol: ProcessProtocol)
     try:
         # No path=, uid= or gid=: they would make Twisted fork instead of using posix_spawn.
         reactor.spawnProcess(protocol, sys.executable, args, env=dict(program.env))
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
+        # ValueError: a zero byte in an argument or variable.
         raise UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, f"cannot start: {problem}") from problem
 
 

@@ -27,6 +27,7 @@ class StatelessCalls:
     child: SharedChild = field(init=False)
     """Set once by whoever makes both."""
     listens: "dict[Listen, None]" = field(init=False, factory=dict)
+    _warned: Conversation | None = field(init=False, default=None)
 
     def request(self, outbound: Outbound, sink: CallSink) -> Call:
         """Send one request. Never raises."""
@@ -70,7 +71,10 @@ class StatelessCalls:
 
     def asked(self, conversation: Conversation, message: Message) -> None:
         """A stateless server must not ask anything, and there is nobody to ask."""
-        log.warn("{name}: a stateless server sent a request, dropped", name=self.name)
+        if self._warned is not conversation:
+            # Once for each child; the counter tells how often.
+            self._warned = conversation
+            log.warn("{name}: a stateless server sends requests, dropped", name=self.name)
         conversation.stray("request")
 
     def ready(self, conversation: Conversation) -> None:

@@ -3,13 +3,14 @@
 from typing import Any
 
 from mcpguard.errors import Reason
-from mcpguard.upstream.link import Link, Message
+from mcpguard.upstream.link import Link, Message, Outbound, UpstreamFailure
 from tests.upstream.stdio_rig import (
     ALICE,
     BOB,
     CLIENT_PARAMS,
     InboxDouble,
     ScriptedServer,
+    Sink,
     StdioCase,
 )
 
@@ -275,6 +276,33 @@ class RestartTests(SharedCase):
         self.assertIn("result", waits.answered)
         self.assertEqual(leaves.ends, [])
         self.assertEqual(self.heard().count("tools/call"), 1)
+
+    def test_child_that_closed_its_input(self) -> None:
+        """A child that no longer reads is given up with the next call, which gets another."""
+        link, _ = self.open()
+        running = self.ask(link, "hold")
+        self.reactor.children[0].closes(0)
+        self.assertIn("result", self.ask(link).answered)
+        self.assertEqual(len(running.ends), 1)
+        self.assertEqual(self.reactor.children[0].asked, ["EOF"])
+        self.assertEqual(len(self.alive), 1)
+
+    def test_calling_again_from_the_failure(self) -> None:
+        """A caller that tries again the moment its call failed gets the next child."""
+        link, _ = self.open()
+        again = []
+        self.ask(link, "hold")
+        retrying = Sink()
+
+        def retry(failure: UpstreamFailure) -> None:
+            again.append(failure)
+            link.request(Outbound(2, "tools/call", None, "2025-06-18", ALICE), retrying)
+
+        self.patch(Sink, "failed", lambda _, failure: retry(failure))
+        self.alive[0].exits(signal=9)
+        self.turn()
+        self.assertEqual(len(again), 1)
+        self.assertIn("result", retrying.answered)
 
     def test_crash_loop(self) -> None:
         """A child that dies again and again is given a rest, and readiness says so."""

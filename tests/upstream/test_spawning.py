@@ -111,6 +111,13 @@ class SpawnTests(SynchronousTestCase):
         failure = self.assertRaises(UpstreamFailure, spawn, reactor, program, ProcessProtocol())
         self.assertEqual(failure.reason, Reason.UPSTREAM_UNAVAILABLE)
 
+    def test_zero_bytes(self) -> None:
+        """An argument the kernel cannot take is a failure of the start, not of the gateway."""
+        reactor = ProcessReactor()
+        reactor.refuses = ValueError("embedded null byte")
+        program = program_of(UpstreamSettings(command="sh", args=("a\0b",)), ENVIRON)
+        self.assertRaises(UpstreamFailure, spawn, reactor, program, ProcessProtocol())
+
     def test_never_our_own_group(self) -> None:
         """Group 0 is ours and 1 is everybody's: neither is ever signalled."""
         self.assertFalse(signal_group(0, 15))
