@@ -73,10 +73,10 @@ def corridor_for(
     limiter = MemoryLimiter(limiter_clock or monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     admission = Admission(rate_limit, limiter)
 
-    def session_ended(session: Session) -> None:
+    def session_event(event_type: str, session: Session) -> None:
         recorder.record(
             Event(
-                event_type="SessionEnded",
+                event_type=event_type,
                 timestamp=wall(),
                 identity_id=session.principal.id,
                 provider=session.principal.provider,
@@ -85,7 +85,12 @@ def corridor_for(
             )
         )
 
-    table = SessionTable(sessions, monotonic, session_ended)
+    table = SessionTable(
+        sessions,
+        monotonic,
+        on_started=lambda session: session_event("SessionStarted", session),
+        on_ended=lambda session: session_event("SessionEnded", session),
+    )
     return Pipeline(
         books=books,
         clock=clock,

@@ -31,6 +31,7 @@ class SessionTable:
 
     bounds: SessionBounds
     monotonic: Callable[[], float]
+    on_started: Callable[[Session], None]
     on_ended: Callable[[Session], None]
     _sessions: dict[str, Session] = field(init=False, factory=dict)
     _per_principal: dict[str, int] = field(init=False, factory=dict)
@@ -72,6 +73,7 @@ class SessionTable:
         self._sessions[session.id] = session
         key = session.principal.key
         self._per_principal[key] = self._per_principal.get(key, 0) + 1
+        self.on_started(session)
 
     def find(self, session_id: str, principal: Principal, route: Route) -> Session:
         """The principal's own session on this route; raises Refused (404) otherwise."""
