@@ -290,20 +290,11 @@ class Pipeline:
                 request_id=trip.incoming.request_id,
             )
             refusal = Refusal(Reason.INTERNAL)
-        if trip.settled:
-            return
-        try:
-            if refusal.detail:
-                log.info(
-                    "refused: {reason} {detail}",
-                    reason=refusal.reason.value,
-                    detail=refusal.detail,
-                    request_id=trip.incoming.request_id,
-                )
+        if not trip.settled:
             trip.refuse(refusal)
-        except Exception:
-            log.failure("a refusal could not be sent")
-            trip.settle("failed", 500, reason=Reason.INTERNAL.value)
+        elif not isinstance(error, Refused):
+            # Its outcome was written down, but who knows whether its answer was sent.
+            trip.hang_up()
 
 
 def _accepts(accept: str | None, media_type: str) -> bool:

@@ -218,7 +218,11 @@ class RunningCall:
             status = self.reply.end(message, self.status_of(message))
         except Exception:
             # Nothing that was not filtered may go out, so the client gets an error instead.
-            log.failure("answer of {server} could not be passed on", server=self.server)
+            log.failure(
+                "answer of {server} could not be passed on",
+                server=self.server,
+                request_id=self.trip.incoming.request_id,
+            )
             self._refuse(Refusal(Reason.INTERNAL))
         else:
             self.trip.settle("error" if failed else "success", status)
@@ -250,14 +254,6 @@ class RunningCall:
             self.clock.callLater(0, retry)
             return
         if self._end():
-            log.info(
-                "upstream {server}: {method} failed: {reason} {detail}",
-                server=self.server,
-                method=self.method,
-                reason=failure.reason.value,
-                detail=failure.detail,
-                request_id=self.trip.incoming.request_id,
-            )
             self._refuse(refusal_of(failure))
 
     # -- ends ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
+from twisted.logger import Logger, LogLevel
 
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Incoming, Outlet
@@ -15,6 +16,8 @@ from mcpguard.protocol.answers import error_object, render
 from mcpguard.protocol.jsonrpc import encode
 from mcpguard.protocol.mcp import metric_label
 from mcpguard.upstream.link import Id, Route
+
+log = Logger()
 
 
 @frozen
@@ -129,6 +132,25 @@ class Trip:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with a refusal and write it as the outcome."""
+        try:
+            self._refuse(refusal)
+        except Exception:
+            log.failure("a refusal could not be sent", request_id=self.incoming.request_id)
+            self.settle("failed", 500, reason=Reason.INTERNAL.value)
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let the client wait no longer when its answer cannot be made or sent."""
+        try:
+            self.outlet.answer(500, (), b"")
+        except RuntimeError:
+            # Something was sent already; if it is a stream, this is its end.
+            try:
+                self.outlet.finish()
+            except RuntimeError:
+                log.failure("no end of an answer", request_id=self.incoming.request_id)
+
+    def _refuse(self, refusal: Refusal) -> None:
         error_id = self.books.clocks.new_id()
         if self.in_band and self.rpc_id is not None and refusal.reason in _IN_BAND:
             message = {
@@ -156,6 +178,18 @@ class Trip:
         """Write a refusal's outcome without answering (the stream is already open)."""
         event_type = refusal.shape.event_type
         failed = event_type == "RequestRefused" and refusal.reason in _FAILURES
+        if failed or refusal.detail:
+            # The client is shown the error_id and not the detail; here they stand together.
+            log.emit(
+                LogLevel.warn if failed else LogLevel.info,
+                "{method}: {reason}: {detail} ({error_id})",
+                method=metric_label(self.method) if self.method else "-",
+                reason=refusal.reason.value,
+                detail=refusal.detail or refusal.message,
+                error_id=error_id,
+                request_id=self.incoming.request_id,
+                server=self.route.upstream.name if self.route else None,
+            )
         self.settle(
             "failed" if failed else "denied",
             http_status,
