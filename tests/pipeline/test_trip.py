@@ -21,7 +21,7 @@ class LogTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Listen to the log."""
         self.logged: list[LogEvent] = []
-        observer = cast(ILogObserver, self.logged.append)
+        observer = cast("ILogObserver", self.logged.append)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
