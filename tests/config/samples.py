@@ -6,7 +6,7 @@ from pathlib import Path
 from mcpguard.config.load import Format, Loaded, loads
 from mcpguard.errors import ConfigurationError
 
-HASH = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+HASH = "NM/ctIwOdmeAM/InEGwhUP+Hsqs2QVLGErTxDDzpHLg="
 UPSTREAM = '[upstream]\ntransport = "http"\nurl = "http://localhost:1/mcp"\n'
 ENVIRON = {"PATH": os.defpath, "SEARCH_TOKEN": "s1", "GITHUB_MCP_TOKEN": "s2"}
 

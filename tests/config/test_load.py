@@ -189,7 +189,7 @@ class EverythingTests(SynchronousTestCase):
         networks = (ip_network("10.0.0.0/8"), ip_network("::1"))
         moment = datetime(2030, 1, 1, tzinfo=UTC)
         self.assertEqual(alice, ApiKeySettings("alice", alice.key_hash, identity, moment, networks))
-        self.assertEqual(alice.key_hash.hex()[:8], "e3b0c442")
+        self.assertEqual(alice.key_hash.hex()[:8], "34cfdcb4")
         self.assertEqual(bob.expires_at, moment.replace(microsecond=250_000))
         limits, audit = settings.rate_limit, settings.audit
         self.assertEqual((limits.enabled, limits.requests_per_second), (False, 1.0))
