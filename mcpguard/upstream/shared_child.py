@@ -186,8 +186,11 @@ class SharedChild:
                 outcome = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, reason, wait)
             else:
                 outcome = await self._try()
-        finally:
-            self._changing = False
+        except Exception:
+            # Whatever it was, those who wait must hear of it.
+            log.failure("starting a child went wrong")
+            outcome = UpstreamFailure(Reason.UPSTREAM_FAILED, "an error of the gateway")
+        self._changing = False
         if isinstance(outcome, Conversation):
             self._conversation = outcome
             self.residents.ready(outcome)

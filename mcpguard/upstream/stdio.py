@@ -283,8 +283,11 @@ class StdioUpstream:
             outcome = await self._probe.eras(self._settings.era)
         except UpstreamFailure as failure:
             outcome = failure
-        finally:
-            self._probing = False
+        except Exception:
+            # Whatever it was, those who wait must hear of it.
+            log.failure("{name}: probing went wrong", name=self.name)
+            outcome = UpstreamFailure(Reason.UPSTREAM_FAILED, "an error of the gateway")
+        self._probing = False
         waiting, self._waiting = self._waiting, []
         if isinstance(outcome, Eras):
             self._eras, self._verified, self._failure = outcome, True, None

@@ -86,6 +86,16 @@ class HandshakeTests(SharedCase):
             self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_FAILED)
         self.assertEqual(self.alive, [])
 
+    def test_error_of_our_own(self) -> None:
+        """Whatever goes wrong while the child is started, those who wait are told."""
+        self.reactor.refuses = RuntimeError("not foreseen")
+        opening = self.upstream.open_session(ALICE, CLIENT_PARAMS, InboxDouble(), "")
+        self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_FAILED)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.reactor.refuses = None
+        self.turn(2)
+        self.open()
+
 
 class IsolationTests(SharedCase):
     """What one session does or hears must not concern another."""

@@ -157,6 +157,19 @@ class StandingTests(StdioCase):
         self.turn(6)
         self.assert_standing(True, "")
 
+    def test_error_of_our_own(self) -> None:
+        """Whatever goes wrong while asking, those who wait are told, and it is tried again."""
+        self.make(era="auto")
+        self.upstream.start()
+        self.reactor.refuses = RuntimeError("not foreseen")
+        self.turn(6)
+        waiting = self.upstream.eras()
+        self.assertEqual(self.problem(waiting).reason, Reason.UPSTREAM_FAILED)
+        self.assertNotEqual(self.flushLoggedErrors(RuntimeError), [])
+        self.reactor.refuses = None
+        self.turn(60)
+        self.assert_standing(True, "")
+
     def test_shared_child_is_started_ahead(self) -> None:
         """A child for everybody waits for its first caller."""
         self.make(isolation="shared")
