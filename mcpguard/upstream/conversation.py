@@ -303,11 +303,9 @@ class Conversation:
         """See to it that something happens at ``deadline``, with one timer for all requests."""
         if deadline == float("inf"):
             return
-        timer = self._deadline
-        if timer is not None and timer.active():
-            if timer.getTime() <= deadline:
-                return
-            timer.cancel()
+        if self._deadline is not None and self._deadline.active():
+            # It is never too late: every request gets the same time, so later ones end later.
+            return
         delay = max(0.0, deadline - self.clock.seconds())
         self._deadline = self.clock.callLater(delay, self._expire)
 

@@ -86,10 +86,8 @@ class SharedSessions:
         return request_on(self.child, outbound, _Subscribing(self, link, uri, sink), self.slots)
 
     def subscribed(self, link: "SharedLink", uri: str) -> None:
-        """The child has accepted a subscription."""
+        """The child has accepted a subscription; a link that is closed hears of no answer."""
         self._add(link, uri)
-        if link.closed and self._leave(link, uri):
-            self._unsubscribe(uri)
 
     def unsubscribe(self, link: "SharedLink", outbound: Outbound, sink: CallSink) -> Call:
         """The last subscriber of a URI unsubscribes at the child, earlier ones only here."""

@@ -85,6 +85,8 @@ class HandshakeTests(SharedCase):
         for opening in openings:
             self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_FAILED)
         self.assertEqual(self.alive, [])
+        # A child that cannot be used is as good as one that crashed.
+        self.assertEqual(self.books.events[-1].status, "crashed")
 
     def test_error_of_our_own(self) -> None:
         """Whatever goes wrong while the child is started, those who wait are told."""
@@ -218,6 +220,13 @@ class SubscriptionTests(SharedCase):
         self.reactor.children[0].says(updated("file:///a"))
         self.assertEqual(len(a_box.notes), 1)
 
+    def test_nothing_to_unsubscribe(self) -> None:
+        """Unsubscribing from what nobody subscribed to is answered here."""
+        link, _ = self.open()
+        self.assertEqual(self.unsubscribe(link, "file:///a")["result"], {})
+        self.assertEqual(self.unsubscribe(link, 7)["result"], {})  # type: ignore[arg-type]
+        self.assertEqual(self.heard(), [])
+
     def test_refused_subscription(self) -> None:
         """When the child says no, nobody is subscribed."""
         link, inbox = self.open()
@@ -297,6 +306,31 @@ class RestartTests(SharedCase):
         self.assertEqual(self.reactor.children[0].asked, ["EOF"])
         self.assertEqual(len(self.alive), 1)
 
+    def test_waiting_calls_that_end_each_other(self) -> None:
+        """A call that is given up while others are being served is simply not served."""
+        self.make(max_concurrency=1)
+        link, _ = self.open()
+        for fails in (False, True):
+            if fails:
+                self.new_server = lambda: ScriptedServer(legacy=False)
+            self.turn(11)
+            self.alive[0].exits(1)
+            first = self.ask(link, "hold", turn=False)
+            second, third = self.ask(link, turn=False), self.ask(link, turn=False)
+            assert third.call is not None
+            cancel = third.call.cancel
+
+            def failed(sink: Sink, failure: UpstreamFailure, cancel: Any = cancel) -> None:
+                sink.ends.append(failure)
+                cancel("")
+
+            self.patch(Sink, "failed", failed)
+            self.turn()
+            self.assertEqual([len(sink.ends) for sink in (second, third)], [1, 0])
+            if not fails:
+                assert first.call is not None
+                first.call.cancel("")
+
     def test_calling_again_from_the_failure(self) -> None:
         """A caller that tries again the moment its call failed gets the next child."""
         link, _ = self.open()
@@ -356,6 +390,16 @@ class RestartTests(SharedCase):
         self.turn(30)
         self.assertEqual(len(self.alive), 1)
 
+    def test_gone_principals_are_forgotten(self) -> None:
+        """What is kept of a principal ends with its sessions and its child."""
+        self.make(isolation="per_principal", idle_timeout_secs=10)
+        for number in range(5):
+            link, _ = self.open(f"api_key:{number}")
+            link.close()
+            self.turn(15)
+        self.open()
+        self.assertEqual(list(self.upstream._sessions), [ALICE])
+
     def test_stop(self) -> None:
         """Stopping the upstream ends sessions and calls, and starts nothing again."""
         link, inbox = self.open()
@@ -367,6 +411,7 @@ class RestartTests(SharedCase):
         self.assertEqual(self.alive, [])
         opening = self.upstream.open_session(ALICE, CLIENT_PARAMS, InboxDouble(), "")
         self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_UNAVAILABLE)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
 class PipesFirstRestartTests(RestartTests):

@@ -5,6 +5,7 @@ from typing import Any
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import Eras, Message, UpstreamFailure
+from mcpguard.upstream.probing import PROBES
 from tests.upstream.stdio_rig import (
     ALICE,
     BOB,
@@ -114,6 +115,18 @@ class ErasTests(StdioCase):
         self.new_server = lambda: ScriptedServer(modern=False)
         self.assertEqual(self.problem(self.upstream.eras()).reason, Reason.UPSTREAM_FAILED)
 
+    def test_pause_says_nothing(self) -> None:
+        """While a question may not be asked there is no verdict, not a wrong one."""
+        self.new_server = lambda: ScriptedServer(legacy=True, modern=True)
+        crashes = self.upstream._supervision.crashes.of(PROBES[0])
+        for _ in range(2):
+            crashes.crashed(self.reactor.seconds(), 0)
+        failure = self.problem(self.upstream.eras())
+        self.assertEqual(failure.reason, Reason.UPSTREAM_UNAVAILABLE)
+        self.assertEqual(self.reactor.children, [])
+        self.turn(1)
+        self.assertTrue(self.result(self.upstream.eras()).legacy)
+
     def test_wrong_era(self) -> None:
         """Callers of an era the server lacks are told so."""
         self.eras(True, False)
@@ -144,6 +157,19 @@ class StandingTests(StdioCase):
         self.upstream.start()
         self.turn()
         self.assert_standing(False, "unreachable")
+        self.turn(40)
+        self.assert_standing(False, "crash loop")
+
+    def test_exits_at_start(self) -> None:
+        """A server that ends at once is a crash, though we stop asking it too."""
+
+        class Doomed(ScriptedServer):
+            def __call__(inner, message: Message) -> Iterable[Message]:  # noqa: N805
+                self.reactor.callLater(0, self.alive[-1].exits, 3)
+                return []
+
+        self.new_server = Doomed
+        self.upstream.start()
         self.turn(40)
         self.assert_standing(False, "crash loop")
 
@@ -340,6 +366,14 @@ class EndTests(StdioCase):
         self.assertEqual(self.problem(eras).reason, Reason.UPSTREAM_UNAVAILABLE)
         self.turn(60)
         self.assertEqual(len(self.reactor.children), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_opening_after_stop(self) -> None:
+        """Whoever comes after the stop is turned away, and nothing is tried for it."""
+        self.make(isolation="shared")
+        self.successResultOf(self.upstream.stop())
+        opening = self.upstream.open_session(ALICE, CLIENT_PARAMS, InboxDouble(), "")
+        self.assertEqual(self.problem(opening).reason, Reason.UPSTREAM_UNAVAILABLE)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_stop_again(self) -> None:
