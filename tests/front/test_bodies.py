@@ -73,7 +73,7 @@ class BodiesTogether(SynchronousTestCase):
         self.assertEqual(client.answer().status, 200)
 
     def test_full_while_the_body_arrives(self) -> None:
-        """When others were faster, the piece that does not fit ends its request; room comes back."""
+        """When others were faster, the piece that does not fit ends its request; room returns."""
         slow = self.listener.ask(announced(900, 100))
         chunks = self.listener.ask(chunked(100))
         self.listener.ask(announced(1000, 1000))
