@@ -36,6 +36,8 @@ install_node() {
             return
         fi
     fi
+    # The packages need Node.js 20; Debian 12 has 18, so npm brings a newer one for them alone.
+    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || packages="$packages node@22"
     done_with node "$packages" && [ -d "$live/node/node_modules/@modelcontextprotocol" ] && return
     rm -rf "$live/node" "$live/node.done"
     mkdir -p "$live/node"
