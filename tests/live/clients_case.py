@@ -50,16 +50,22 @@ class ClientCase(GatewayCase):
         self.assertEqual(set(reports), set(jobs), program.story())
         return reports
 
+    async def demo_servers(self) -> list[dict[str, Any]]:
+        """The bundled demo server, over stdio and over HTTP."""
+        path = {"PYTHONPATH": str(REPOSITORY)}
+        return [
+            stdio("demo", DEMO, env=path),
+            http("demo-http", await self.start_http_server([*DEMO, "--http"], env=path)),
+        ]
+
     async def both_eras(self) -> tuple[RunningGateway, dict[str, Scenario]]:
         """A gateway before servers of both eras, of Python's SDK and of this project."""
         python = [str(python_sdk(2)), PYTHON_SERVER]
-        path = {"PYTHONPATH": str(REPOSITORY)}
         gateway = await self.start_gateway(
             [
                 stdio("python", python),
                 http("python-http", await self.start_http_server([*python, "--http"])),
-                stdio("demo", DEMO, env=path),
-                http("demo-http", await self.start_http_server([*DEMO, "--http"], env=path)),
+                *await self.demo_servers(),
             ]
         )
         # Children of Python's SDK take a second of a processor each: no crowd of them.

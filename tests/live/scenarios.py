@@ -159,8 +159,8 @@ def python(*, sessions: int) -> Scenario:
         steps=(
             Step("list", {"do": "list"}, _includes(*_PYTHON_TOOLS)),
             _call("echo", "echo", text("Grüße, 世界 \u2028 🎈"), message="Grüße, 世界 \u2028 🎈"),
-            # The SDKs repeat the text as structured content, so 12 MB in all.
-            Step("big", {"do": "size", "tool": "big", "arguments": {"size": 6_000_000}}, 6_000_000),
+            # The SDKs repeat the text as structured content, so 2 MB in all.
+            Step("big", {"do": "size", "tool": "big", "arguments": {"size": 1_000_000}}, 1_000_000),
             _call("error result", "fail", containing("no luck", failed=True), reason="no luck"),
             _call("unknown tool", "nope", containing("Unknown tool", failed=True)),
             _progress("slow", "4 steps", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),

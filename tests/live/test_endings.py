@@ -2,13 +2,14 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
-from tests.live.clients_case import NEWEST, PYTHON_SERVER, npm_client, python_client
+from tests.live.clients_case import DEMO, NEWEST, PYTHON_SERVER, npm_client, python_client
 from tests.live.gateway_process import GatewayCase, RunningGateway, stdio
 from tests.live.processes import Program, marked
 from tests.live.scenarios import Scenario, Step
-from tests.live.software import node_modules, python_sdk
+from tests.live.software import REPOSITORY, node_modules, python_sdk
 
 LONG = 60
 """Seconds of a call that is not waited for."""
@@ -30,9 +31,10 @@ class EndingCase(GatewayCase):
 
     timeout = 90
 
-    async def one_server(self) -> RunningGateway:
-        """A gateway before the server of Python's SDK."""
-        return await self.start_gateway([stdio("python", [str(python_sdk(2)), PYTHON_SERVER])])
+    async def one_server(self, command: Sequence[str] = DEMO) -> RunningGateway:
+        """A gateway before one server."""
+        path = {"PYTHONPATH": str(REPOSITORY)}
+        return await self.start_gateway([stdio("server", command, env=path)])
 
     def client(
         self, gateway: RunningGateway, command: list[str], mode: str, scenario: Scenario
@@ -40,7 +42,7 @@ class EndingCase(GatewayCase):
         """Start a client on a scenario."""
         return self.start_client(
             command,
-            {"job": scenario.job(gateway.url("python"), gateway.keys["tester"], mode)},
+            {"job": scenario.job(gateway.url("server"), gateway.keys["tester"], mode)},
             env={"LIVE_NODE_MODULES": str(node_modules())},
         )
 
@@ -50,12 +52,12 @@ class EndingCase(GatewayCase):
         report: dict[str, Any] = reports["job"]
         return report
 
-    async def waiting(self, gateway: RunningGateway) -> None:
-        """Return when a call of ``wait`` is with the server."""
+    async def waiting(self, gateway: RunningGateway, tool: str = "slow") -> None:
+        """Return when a call of a slow tool is with the server."""
 
         def allowed() -> bool:
             return any(
-                one["event_type"] == "Authorized" and one.get("tool") == "wait"
+                one["event_type"] == "Authorized" and one.get("tool") == tool
                 for one in gateway.events()
             )
 
@@ -69,10 +71,10 @@ class VanishingClientTests(EndingCase):
 
     async def test_stateless(self) -> None:
         """Its connection was the call: the server is told to stop, and stops."""
-        gateway = await self.one_server()
+        gateway = await self.one_server([str(python_sdk(2)), PYTHON_SERVER])
         command = python_client(2)
         gone = self.client(gateway, command, NEWEST, steps(call("wait", "wait", seconds=LONG)))
-        await self.waiting(gateway)
+        await self.waiting(gateway, "wait")
         gone.signal("KILL")
         _, outcome = await self.outcomes(gateway, "ToolCall", 2)
         self.assertEqual(outcome["status"], "cancelled")
@@ -83,7 +85,7 @@ class VanishingClientTests(EndingCase):
         """A lost connection cancels nothing: the call ends by itself and is recorded."""
         gateway = await self.one_server()
         gone = self.client(
-            gateway, python_client(2), "legacy", steps(call("wait", "wait", seconds=2))
+            gateway, python_client(2), "legacy", steps(call("wait", "slow", seconds=2))
         )
         await self.waiting(gateway)
         gone.signal("KILL")
@@ -97,11 +99,11 @@ class StoppingGatewayTests(EndingCase):
     async def check(self, command: list[str], mode: str) -> None:
         """The call is answered before the gateway ends."""
         gateway = await self.one_server()
-        client = self.client(gateway, command, mode, steps(call("wait", "wait", seconds=2)))
+        client = self.client(gateway, command, mode, steps(call("wait", "slow", seconds=2)))
         await self.waiting(gateway)
         await self.stop(gateway)
         report = await self.report(client)
-        self.assertEqual(report["steps"]["wait"]["ok"]["text"], "waited", report)
+        self.assertIn("Done", report["steps"]["wait"]["ok"]["text"], report)
 
     async def test_stateless(self) -> None:
         """A call of 2026 is finished."""
@@ -118,17 +120,17 @@ class KilledServerTests(EndingCase):
     async def killed(self, command: list[str], mode: str) -> dict[str, Any]:
         """The report of a client that calls again afterwards."""
         gateway = await self.one_server()
-        planned = steps(call("lost", "wait", seconds=LONG), call("again", "echo", message="on"))
+        planned = steps(call("lost", "slow", seconds=LONG), call("again", "echo", message="on"))
         client = self.client(gateway, command, mode, planned)
         await self.waiting(gateway)
-        children = [pid for pid, words in marked(gateway.mark) if PYTHON_SERVER in words]
+        children = [pid for pid, words in marked(gateway.mark) if DEMO[-1] in words]
         self.assertTrue(children)
         for child in children:
             os.kill(child, signal.SIGKILL)
         report = await self.report(client)
         lost = report["steps"]["lost"]["error"]
         self.assertEqual((lost["code"], lost["message"]), (502, "The MCP server failed to answer"))
-        calls = [one for one in gateway.outcomes() if one.get("tool") == "wait"]
+        calls = [one for one in gateway.outcomes() if one.get("tool") == "slow"]
         self.assertEqual([one["status"] for one in calls], ["failed"])
         return report
 

@@ -25,19 +25,21 @@ class SdkTests(ClientCase):
 
     async def test_resumption(self) -> None:
         """A call whose connection was lost is taken up where it was, nothing lost or repeated."""
-        gateway, _ = await self.both_eras()
+        gateway = await self.start_gateway(await self.demo_servers())
         resume = {"do": "resume", "tool": "slow", "arguments": {"seconds": 2, "steps": 8}}
-        expected = {"python": "8 steps", "demo-http": "Done: 8 steps in 2 s"}
         scenario = Scenario(
             server="", content={}, asked=frozenset(), steps=(Step("resume", resume),)
         )
         key = gateway.keys["tester"]
         reports = await self.report(
-            {name: scenario.job(gateway.url(name), key, self.mode) for name in expected}
+            {
+                name: scenario.job(gateway.url(name), key, self.mode)
+                for name in ("demo", "demo-http")
+            }
         )
-        for name, words in expected.items():
-            found = reports[name]["steps"]["resume"]["ok"]
-            self.assertEqual(found["text"], words)
+        for report in reports.values():
+            found = report["steps"]["resume"]["ok"]
+            self.assertEqual(found["text"], "Done: 8 steps in 2 s")
             self.assertLess(len(found["before"]), 8)
             self.assertEqual(found["before"] + found["after"], list(range(1, 9)))
 
