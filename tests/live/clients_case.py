@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tests.live import scenarios
 from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
-from tests.live.processes import free_port
+from tests.live.processes import free_port, marked
 from tests.live.scenarios import Scenario, Step
 from tests.live.software import (
     HERE,
@@ -117,6 +117,13 @@ class ClientCase(GatewayCase):
             for complaint in scenario.complaints(reports[name], version, named=self.asks_name)
         ]
         self.assertEqual(complaints, [], "\n".join(complaints))
+        # One child of each server may stay, for callers without a session.
+        started = [name for name in planned if not name.endswith("-http")]
+        await self.until(
+            lambda: len(children_of(gateway)) <= len(started),
+            10,
+            "the children of ended sessions are gone",
+        )
 
     async def refusals(self, **server: Any) -> tuple[dict[str, Any], RunningGateway]:
         """The reports of a caller with few rights (``limited``) and of one with a wrong key."""
@@ -154,10 +161,37 @@ class ClientCase(GatewayCase):
         self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
         await self.check_trail(gateway)
 
+    async def check_rate_limit(self, *, legible: bool = True) -> None:
+        """A caller beyond its rate is told so, and nothing hangs."""
+        gateway = await self.start_gateway(
+            [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})],
+            identities={"hasty": {"rate_limit": 0.01, "burst_size": 9}},
+        )
+        call = {"do": "call", "tool": "echo", "arguments": {"message": "on"}}
+        scenario = Scenario(
+            server="",
+            content={},
+            asked=frozenset(),
+            steps=tuple(Step(f"call {number}", call) for number in range(10)),
+        )
+        job = scenario.job(gateway.url("demo"), gateway.keys["hasty"], self.mode)
+        report = (await self.report({"hasty": job}))["hasty"]
+        self.assertEqual(report["steps"]["call 0"]["ok"]["text"], "on", report)
+        if legible:
+            self.assertIn("Rate limit exceeded", report["steps"]["call 9"]["error"]["message"])
+        else:
+            self.assertNotIn("call 9", report["steps"])
+            self.assertIn("429", report["close"]["error"]["message"])
+
     async def check_trail(self, gateway: RunningGateway) -> None:
         """The one denial stands in the audit trail."""
         (denied,) = await self.outcomes(gateway, "AuthorizationDenied", 1)
         self.assertEqual((denied["identity_id"], denied["tool"]), ("limited", "delete_file"))
+
+
+def children_of(gateway: RunningGateway) -> list[str]:
+    """The commands of the processes that the gateway has started."""
+    return [words for _, words in marked(gateway.mark) if " -m mcpguard " not in words]
 
 
 def first_error(report: Mapping[str, Any]) -> dict[str, Any]:

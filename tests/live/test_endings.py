@@ -5,9 +5,16 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from tests.live.clients_case import DEMO, NEWEST, PYTHON_SERVER, npm_client, python_client
-from tests.live.gateway_process import GatewayCase, RunningGateway, stdio
-from tests.live.processes import Program, marked
+from tests.live.clients_case import (
+    DEMO,
+    NEWEST,
+    PYTHON_SERVER,
+    first_error,
+    npm_client,
+    python_client,
+)
+from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
+from tests.live.processes import Program, free_port, marked
 from tests.live.scenarios import Scenario, Step
 from tests.live.software import REPOSITORY, node_modules, python_sdk
 
@@ -143,3 +150,34 @@ class KilledServerTests(EndingCase):
         """The call fails with a clear error, and the session has ended with its child."""
         report = await self.killed(python_client(2), "legacy")
         self.assertIn("Session not found", report["steps"]["again"]["error"]["message"], report)
+
+
+class LostServerTests(EndingCase):
+    """A server over HTTP that is killed while a call runs, and comes back."""
+
+    async def check(self, command: list[str], mode: str) -> None:
+        """The call and the next client fail with clear errors; after that all is well again."""
+        port = free_port()
+        argv = [*DEMO, "--http", "--port", str(port)]
+        path = {"PYTHONPATH": str(REPOSITORY)}
+        server = self.start(argv, env=path)
+        await server.said("listening on")
+        gateway = await self.start_gateway([http("server", f"http://127.0.0.1:{port}/mcp")])
+        lost = self.client(gateway, command, mode, steps(call("lost", "slow", seconds=LONG)))
+        await self.waiting(gateway)
+        server.signal("KILL")
+        report = await self.report(lost)
+        self.assertEqual(report["steps"]["lost"]["error"]["code"], 502, report)
+        refused = await self.report(self.client(gateway, command, mode, steps()))
+        self.assertIn("MCP server", first_error(refused)["message"])
+        await self.start_http_server(argv, env=path)
+        report = await self.report(self.client(gateway, command, mode, steps()))
+        self.assertEqual(report["steps"]["started"]["ok"]["text"], "started", report)
+
+    async def test_stateless(self) -> None:
+        """Of a client without sessions."""
+        await self.check(python_client(2), "auto")
+
+    async def test_session(self) -> None:
+        """Of a client with a session."""
+        await self.check(python_client(2), "legacy")

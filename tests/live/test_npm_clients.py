@@ -1,7 +1,8 @@
 """Clients of npm's SDKs through the gateway, before servers nobody here wrote."""
 
 from tests.live.clients_case import NEWEST, NEWEST_HANDSHAKE, ClientCase, npm_client
-from tests.live.scenarios import Scenario, Step
+from tests.live.scenarios import Scenario, Step, containing
+from tests.live.scenarios import text as said
 
 
 class SdkTests(ClientCase):
@@ -18,6 +19,10 @@ class SdkTests(ClientCase):
     async def test_handshake_only(self) -> None:
         """Every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
 
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible: the SDK quotes the body of an error status."""
@@ -57,9 +62,29 @@ class DefaultTests(ClientCase):
         """Servers of both eras serve it the old one, and every feature works."""
         await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
 
+    async def test_older_versions(self) -> None:
+        """Sessions of the versions before the newest handshake are what was agreed on."""
+        gateway = await self.start_gateway(await self.demo_servers())
+        planned = steps_of_old()
+        jobs = {
+            f"{version} {server}": {
+                **planned.job(gateway.url(server), gateway.keys["tester"], self.mode),
+                "versions": [version],
+            }
+            for version in ("2025-03-26", "2025-06-18")
+            for server in ("demo", "demo-http")
+        }
+        reports = await self.report(jobs)
+        for name, report in reports.items():
+            self.assertEqual(planned.complaints(report, name[:10], named=True), [])
+
     async def test_handshake_only(self) -> None:
         """Every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
 
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible: the SDK quotes the body of an error status."""
@@ -83,6 +108,10 @@ class AutoTests(ClientCase):
         """It falls back to the handshake, and every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
+
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible."""
         await self.check_refusals(unauthorized="HTTP 401")
@@ -92,3 +121,28 @@ class AutoTests(ClientCase):
         reports, _ = await self.refusals(denial_status=200)
         error = reports["limited"]["steps"]["denied"]["error"]
         self.assertEqual((error["type"], error["code"]), ("ProtocolError", 403))
+
+
+def steps_of_old() -> Scenario:
+    """What the oldest session version of Streamable HTTP has already."""
+    progress = {"do": "call", "tool": "slow", "arguments": {"seconds": 0.3}, "progress": True}
+    arguments = {"text": "long story"}
+    return Scenario(
+        server="mcp-guard-demo",
+        content={},
+        asked=frozenset({"sampling", "roots"}),
+        steps=(
+            Step(
+                "echo",
+                {"do": "call", "tool": "echo", "arguments": {"message": "hello"}},
+                said("hello"),
+            ),
+            Step("progress", progress, lambda found: len(found["progress"]) > 1),
+            Step(
+                "sampling",
+                {"do": "call", "tool": "summarize", "arguments": arguments},
+                containing("long story"),
+            ),
+            Step("roots", {"do": "call", "tool": "roots"}, said("file:///srv/data")),
+        ),
+    )

@@ -27,6 +27,10 @@ class AutoTests(ClientCase):
         """It falls back to the handshake, and every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
+
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
@@ -58,6 +62,10 @@ class PinnedTests(ClientCase):
             self.assertEqual(error["code"], -32022, reports)
             self.assertIn("Unsupported protocol version", error["message"])
 
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
+
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
@@ -79,6 +87,10 @@ class LegacyTests(ClientCase):
     async def test_handshake_only(self) -> None:
         """Every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+
+    async def test_rate_limit(self) -> None:
+        """Too many requests are refused legibly."""
+        await self.check_rate_limit()
 
     async def test_refusals(self) -> None:
         """Denials and wrong keys are legible."""
@@ -103,6 +115,10 @@ class OneTests(ClientCase):
     async def test_refusals(self) -> None:
         """This SDK drops its session at any error status; in band, a denial is legible."""
         await self.check_refusals(unauthorized="401 Unauthorized", denial_status=200)
+
+    async def test_rate_limit(self) -> None:
+        """Too many requests end the session of this SDK, naming the status alone."""
+        await self.check_rate_limit(legible=False)
 
     async def test_denied_by_status(self) -> None:
         """By default it fails at once, naming the status alone; nothing hangs."""

@@ -12,6 +12,7 @@ async function connect(job, heard) {
     { name: "live-test", version: "2.0.0" },
     {
       capabilities: { sampling: {}, elicitation: {}, roots: { listChanged: true } },
+      ...(job.versions && { supportedProtocolVersions: job.versions }),
       ...(job.mode !== "default" && { versionNegotiation: { mode: job.mode } }),
     },
   );
