@@ -32,6 +32,9 @@ class Limits:
     """How long a connection being closed may take to flush, or the client to stop sending."""
     stream_buffer_bytes: int
     """Of answer waiting behind the piece being sent; more drops the client."""
+    answer_bytes_total: int
+    """Of answers waiting for all clients together; above it those are dropped who have left a
+    full send buffer untouched for longest."""
     keepalive_secs: float
     """How long an event stream may be silent before a comment is sent."""
 

@@ -67,6 +67,16 @@ class GuardChannel(HTTPChannel):
         """True while the client leaves more unread than the transport buffers."""
         return self._congested_since is not None
 
+    @property
+    def congested_since(self) -> float:
+        """When the client has read everything for the last time; infinity when it has just now."""
+        return math.inf if self._congested_since is None else self._congested_since
+
+    def drop_answer(self) -> None:
+        """Cut the connection if any of an answer waits for this client."""
+        if self.requests and self.requests[0].outlet.held:
+            self.requests[0].outlet.cut("slow_reader")
+
     # -- the connection's life
 
     def connectionMade(self) -> None:

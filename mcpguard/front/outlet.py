@@ -86,6 +86,8 @@ class RequestOutlet:
     """Bytes of the first piece in the queue that are on their way."""
     _behind: int = field(init=False, default=0)
     """Bytes in the queue behind the first piece."""
+    held: int = field(init=False, default=0)
+    """Bytes that count against `Limits.answer_bytes_total`: all in the queue."""
     _last_write: float = field(init=False, default=0.0)
     _callbacks: list[Callable[[], None]] = field(init=False, factory=list)
 
@@ -167,6 +169,7 @@ class RequestOutlet:
         """The connection is lost."""
         self._lost = True
         self._queue.clear()
+        self._count_held()
         self._leave()
 
     def cut(self, word: str) -> None:
@@ -224,6 +227,7 @@ class RequestOutlet:
             self._behind += len(chunk)
         self._queue.append(chunk)
         self._pump()
+        self._site.relieve()
 
     def _end(self) -> None:
         self._ending = True
@@ -240,8 +244,14 @@ class RequestOutlet:
                 if self._queue:
                     self._behind -= len(self._queue[0])
             self._request.write(piece)
+        self._count_held()
         if self._ending and not (self.complete or self._lost or self._queue or self._paused):
             self._complete()
+
+    def _count_held(self) -> None:
+        held = len(self._queue[0]) + self._behind if self._queue else 0
+        self._site.answers.held += held - self.held
+        self.held = held
 
     def _complete(self) -> None:
         self.complete = True

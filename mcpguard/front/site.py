@@ -77,6 +77,7 @@ class GuardSite(Site):
         self.gate = gate
         self.limits = limits
         self.bodies = Budget(limits.body_bytes_total)
+        self.answers = Budget(limits.answer_bytes_total)
         self.cors = cors
         self.new_id = new_id
         self.on_dropped = on_dropped
@@ -138,6 +139,16 @@ class GuardSite(Site):
             del self._per_address[block]
         if not self._channels:
             self._finish_drain()
+
+    def relieve(self) -> None:
+        """Drop clients that do not read until the answers that wait are within their bound."""
+        if self.answers.fits(0):
+            return
+        stuck = [channel for channel in self._channels if channel.congested]
+        for channel in sorted(stuck, key=lambda one: one.congested_since):
+            if self.answers.fits(0):
+                return
+            channel.drop_answer()
 
     def drain(self, timeout: float) -> Deferred[int]:
         """Let running requests finish, within ``timeout`` seconds; new connections are dropped.

@@ -39,10 +39,13 @@ SWEEP_SECS = 15.0
 ACTIVE_WINDOW_SECS = 300.0
 MAX_TRACKED_IDENTITIES = 100_000
 BODY_BYTES_TOTAL = 134_217_728
+ANSWER_BYTES_TOTAL = 268_435_456
 
 
-def front_limits(max_request_size: int) -> Limits:
+def front_limits(settings: Settings) -> Limits:
     """The bounds of the client listener."""
+    max_request_size = settings.server.max_request_size
+    largest_answer = max((one.max_message_size for one in settings.upstreams), default=0)
     return Limits(
         body_bytes=max_request_size,
         body_bytes_total=max(BODY_BYTES_TOTAL, max_request_size),
@@ -56,6 +59,8 @@ def front_limits(max_request_size: int) -> Limits:
         stall_secs=30.0,
         linger_secs=5.0,
         stream_buffer_bytes=4_194_304,
+        # One answer alone must never be too much.
+        answer_bytes_total=max(ANSWER_BYTES_TOTAL, 2 * largest_answer),
         keepalive_secs=15.0,
     )
 
@@ -75,6 +80,7 @@ def operator_limits() -> Limits:
         stall_secs=30.0,
         linger_secs=5.0,
         stream_buffer_bytes=1_048_576,
+        answer_bytes_total=16_777_216,
         keepalive_secs=15.0,
     )
 
@@ -184,7 +190,7 @@ class Gateway(Service):
             wall=wall,
             gate=self.pipeline,
             resource=ClientRoutes(self.pipeline, vitals, access).resource(),
-            limits=front_limits(server.max_request_size),
+            limits=front_limits(settings),
             cors=Cors(server.cors) if server.cors.enabled else None,
             new_id=new_id,
             on_dropped=self._dropped,

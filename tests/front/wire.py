@@ -35,6 +35,7 @@ SMALL = Limits(
     stall_secs=30,
     linger_secs=5,
     stream_buffer_bytes=100_000,
+    answer_bytes_total=10_000_000,
     keepalive_secs=15,
 )
 FULL = 65_536

@@ -41,6 +41,7 @@ LIMITS = Limits(
     stall_secs=2,
     linger_secs=2,
     stream_buffer_bytes=200_000,
+    answer_bytes_total=10_000_000,
     keepalive_secs=0.5,
 )
 EVENTS = (("Content-Type", "text/event-stream"),)
