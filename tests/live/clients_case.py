@@ -125,68 +125,52 @@ class ClientCase(GatewayCase):
             "the children of ended sessions are gone",
         )
 
-    async def refusals(self, **server: Any) -> tuple[dict[str, Any], RunningGateway]:
-        """The reports of a caller with few rights (``limited``) and of one with a wrong key."""
+    async def refusals(self, **server: Any) -> dict[str, Any]:
+        """What callers see who have few rights (``limited``), who call too often (``hasty``) and
+        whose key is ``wrong``; the one denial stands in the audit trail.
+        """
         gateway = await self.start_gateway(
             [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})],
-            identities={"limited": {"allowed_tools": ["echo", "list_*"]}},
+            identities={
+                "limited": {"allowed_tools": ["echo", "list_*"]},
+                "hasty": {"rate_limit": 0.01, "burst_size": 9},
+            },
             server=server,
         )
-        scenario = Scenario(
-            server="mcp-guard-demo",
-            content={},
-            asked=frozenset(),
-            steps=(
-                Step("list", {"do": "list"}),
-                Step("denied", {"do": "call", "tool": "delete_file", "arguments": {"path": "x"}}),
-                Step("allowed", {"do": "call", "tool": "echo", "arguments": {"message": "on"}}),
-            ),
-        )
-        url = gateway.url("demo")
+        echo = {"do": "call", "tool": "echo", "arguments": {"message": "on"}}
+        delete = {"do": "call", "tool": "delete_file", "arguments": {"path": "x"}}
+        few = _unjudged(list={"do": "list"}, denied=delete, allowed=echo)
+        many = _unjudged(**{f"call {number}": echo for number in range(10)})
+        url, keys = gateway.url("demo"), gateway.keys
         reports = await self.report(
             {
-                "limited": scenario.job(url, gateway.keys["limited"], self.mode),
-                "wrong": scenario.job(url, "mcp_wrong", self.mode),
+                "limited": few.job(url, keys["limited"], self.mode),
+                "hasty": many.job(url, keys["hasty"], self.mode),
+                "wrong": few.job(url, "mcp_wrong", self.mode),
             }
         )
-        return reports, gateway
-
-    async def check_refusals(self, *, unauthorized: str, **server: Any) -> None:
-        """The list is filtered, a denial says why and ends nothing, a wrong key is told so."""
-        reports, gateway = await self.refusals(**server)
-        steps = reports["limited"]["steps"]
-        self.assertEqual(steps["list"], {"ok": ["echo", "list_directory"]}, reports)
-        self.assertIn(DENIED, steps["denied"]["error"]["message"], reports)
-        self.assertEqual(steps["allowed"]["ok"]["text"], "on", reports)
-        self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
-        await self.check_trail(gateway)
-
-    async def check_rate_limit(self, *, legible: bool = True) -> None:
-        """A caller beyond its rate is told so, and nothing hangs."""
-        gateway = await self.start_gateway(
-            [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})],
-            identities={"hasty": {"rate_limit": 0.01, "burst_size": 9}},
-        )
-        call = {"do": "call", "tool": "echo", "arguments": {"message": "on"}}
-        scenario = Scenario(
-            server="",
-            content={},
-            asked=frozenset(),
-            steps=tuple(Step(f"call {number}", call) for number in range(10)),
-        )
-        job = scenario.job(gateway.url("demo"), gateway.keys["hasty"], self.mode)
-        report = (await self.report({"hasty": job}))["hasty"]
-        self.assertEqual(report["steps"]["call 0"]["ok"]["text"], "on", report)
-        if legible:
-            self.assertIn("Rate limit exceeded", report["steps"]["call 9"]["error"]["message"])
-        else:
-            self.assertNotIn("call 9", report["steps"])
-            self.assertIn("429", report["close"]["error"]["message"])
-
-    async def check_trail(self, gateway: RunningGateway) -> None:
-        """The one denial stands in the audit trail."""
         (denied,) = await self.outcomes(gateway, "AuthorizationDenied", 1)
         self.assertEqual((denied["identity_id"], denied["tool"]), ("limited", "delete_file"))
+        self.assertEqual(reports["hasty"]["steps"]["call 0"]["ok"]["text"], "on", reports)
+        steps = reports["limited"]["steps"]
+        self.assertEqual(steps["list"], {"ok": ["echo", "list_directory"]}, reports)
+        return reports
+
+    async def check_refusals(self, *, unauthorized: str) -> None:
+        """A denial says why and ends nothing; so does a rate limit; a wrong key is told so."""
+        reports = await self.refusals()
+        steps = reports["limited"]["steps"]
+        self.assertIn(DENIED, steps["denied"]["error"]["message"], reports)
+        self.assertEqual(steps["allowed"]["ok"]["text"], "on", reports)
+        last = reports["hasty"]["steps"]["call 9"]
+        self.assertIn("Rate limit exceeded", last["error"]["message"], reports)
+        self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
+
+
+def _unjudged(**steps: Mapping[str, Any]) -> Scenario:
+    """A scenario of which only the report matters."""
+    planned = tuple(Step(name, do) for name, do in steps.items())
+    return Scenario(server="", content={}, asked=frozenset(), steps=planned)
 
 
 def children_of(gateway: RunningGateway) -> list[str]:

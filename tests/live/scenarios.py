@@ -330,12 +330,15 @@ def everything(*, sessions: int) -> Scenario:
                 {
                     "do": "cancel",
                     "tool": "trigger-long-running-operation",
-                    "arguments": {"duration": 2, "steps": 1},
+                    "arguments": {"duration": 1, "steps": 1},
                     "after": 0.3,
                 },
                 {"cancelled": True},
             ),
             _call("still there", "echo", text("Echo: still"), message="still"),
+            # Its timers would keep the server from ending with its input.
+            _call("updates off", "toggle-subscriber-updates", containing("Stopped")),
+            _call("logging off", "toggle-simulated-logging", containing("Stopped")),
             together(10, "echo", "message", "Echo: "),
             *crowd(sessions, 3, "echo", "message", "Echo: "),
         ),

@@ -59,17 +59,17 @@ class EndingCase(GatewayCase):
         report: dict[str, Any] = reports["job"]
         return report
 
-    async def waiting(self, gateway: RunningGateway, tool: str = "slow") -> None:
-        """Return when a call of a slow tool is with the server."""
+    async def waiting(self, gateway: RunningGateway, tool: str = "slow", count: int = 1) -> None:
+        """Return when calls of a slow tool are with the server."""
 
-        def allowed() -> bool:
-            return any(
+        def allowed() -> int:
+            return sum(
                 one["event_type"] == "Authorized" and one.get("tool") == tool
                 for one in gateway.events()
             )
 
-        await self.until(allowed, 20, "an allowed call")
-        # It is written to the child in the same turn, which needs a moment to take it.
+        await self.until(lambda: allowed() >= count, 20, f"{count} allowed calls")
+        # They are written to the server in the same turn, which needs a moment to take them.
         await self.pause(0.3)
 
 
@@ -153,31 +153,33 @@ class KilledServerTests(EndingCase):
 
 
 class LostServerTests(EndingCase):
-    """A server over HTTP that is killed while a call runs, and comes back."""
+    """A server over HTTP that is killed while calls of either era run, and comes back."""
 
-    async def check(self, command: list[str], mode: str) -> None:
-        """The call and the next client fail with clear errors; after that all is well again."""
+    async def reports(self, gateway: RunningGateway, planned: Scenario) -> dict[str, Any]:
+        """The reports of clients that run to their end."""
+        return await self.finished(self.clients(gateway, planned), seconds=40)
+
+    def clients(self, gateway: RunningGateway, planned: Scenario) -> Program:
+        """Start a client of each era."""
+        url, key = gateway.url("server"), gateway.keys["tester"]
+        jobs = {mode: planned.job(url, key, mode) for mode in ("auto", "legacy")}
+        return self.start_client(python_client(2), jobs, env={})
+
+    async def test_comes_back(self) -> None:
+        """Calls and the next clients fail with clear errors; after that all is well again."""
         port = free_port()
         argv = [*DEMO, "--http", "--port", str(port)]
         path = {"PYTHONPATH": str(REPOSITORY)}
         server = self.start(argv, env=path)
         await server.said("listening on")
         gateway = await self.start_gateway([http("server", f"http://127.0.0.1:{port}/mcp")])
-        lost = self.client(gateway, command, mode, steps(call("lost", "slow", seconds=LONG)))
-        await self.waiting(gateway)
+        lost = self.clients(gateway, steps(call("lost", "slow", seconds=LONG)))
+        await self.waiting(gateway, count=2)
         server.signal("KILL")
-        report = await self.report(lost)
-        self.assertEqual(report["steps"]["lost"]["error"]["code"], 502, report)
-        refused = await self.report(self.client(gateway, command, mode, steps()))
-        self.assertIn("MCP server", first_error(refused)["message"])
+        for report in (await self.finished(lost, seconds=40)).values():
+            self.assertEqual(report["steps"]["lost"]["error"]["code"], 502, report)
+        for report in (await self.reports(gateway, steps())).values():
+            self.assertIn("MCP server", first_error(report)["message"])
         await self.start_http_server(argv, env=path)
-        report = await self.report(self.client(gateway, command, mode, steps()))
-        self.assertEqual(report["steps"]["started"]["ok"]["text"], "started", report)
-
-    async def test_stateless(self) -> None:
-        """Of a client without sessions."""
-        await self.check(python_client(2), "auto")
-
-    async def test_session(self) -> None:
-        """Of a client with a session."""
-        await self.check(python_client(2), "legacy")
+        for report in (await self.reports(gateway, steps())).values():
+            self.assertEqual(report["steps"]["started"]["ok"]["text"], "started", report)

@@ -27,12 +27,8 @@ class AutoTests(ClientCase):
         """It falls back to the handshake, and every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
-    async def test_rate_limit(self) -> None:
-        """Too many requests are refused legibly."""
-        await self.check_rate_limit()
-
     async def test_refusals(self) -> None:
-        """Denials and wrong keys are legible."""
+        """Denials, rate limits and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
 
 
@@ -62,12 +58,8 @@ class PinnedTests(ClientCase):
             self.assertEqual(error["code"], -32022, reports)
             self.assertIn("Unsupported protocol version", error["message"])
 
-    async def test_rate_limit(self) -> None:
-        """Too many requests are refused legibly."""
-        await self.check_rate_limit()
-
     async def test_refusals(self) -> None:
-        """Denials and wrong keys are legible."""
+        """Denials, rate limits and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
 
 
@@ -88,12 +80,8 @@ class LegacyTests(ClientCase):
         """Every feature works."""
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
-    async def test_rate_limit(self) -> None:
-        """Too many requests are refused legibly."""
-        await self.check_rate_limit()
-
     async def test_refusals(self) -> None:
-        """Denials and wrong keys are legible."""
+        """Denials, rate limits and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
 
 
@@ -113,17 +101,17 @@ class OneTests(ClientCase):
         await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
     async def test_refusals(self) -> None:
-        """This SDK drops its session at any error status; in band, a denial is legible."""
-        await self.check_refusals(unauthorized="401 Unauthorized", denial_status=200)
-
-    async def test_rate_limit(self) -> None:
-        """Too many requests end the session of this SDK, naming the status alone."""
-        await self.check_rate_limit(legible=False)
-
-    async def test_denied_by_status(self) -> None:
-        """By default it fails at once, naming the status alone; nothing hangs."""
-        reports, gateway = await self.refusals()
-        self.assertEqual(reports["limited"]["steps"], {"list": {"ok": ["echo", "list_directory"]}})
+        """This SDK ends its session at any error status, naming that alone; nothing hangs."""
+        reports = await self.refusals()
+        self.assertEqual(set(reports["limited"]["steps"]), {"list"})
         self.assertIn("403 Forbidden", reports["limited"]["close"]["error"]["message"])
-        self.assertNotIn(DENIED, str(reports))
-        await self.check_trail(gateway)
+        self.assertNotIn("call 9", reports["hasty"]["steps"])
+        self.assertIn("429 Too Many Requests", reports["hasty"]["close"]["error"]["message"])
+        self.assertIn("401 Unauthorized", first_error(reports["wrong"])["message"])
+
+    async def test_denied_in_band(self) -> None:
+        """With the status 200 for denials, they are legible and end nothing."""
+        reports = await self.refusals(denial_status=200)
+        steps = reports["limited"]["steps"]
+        self.assertIn(DENIED, steps["denied"]["error"]["message"], reports)
+        self.assertEqual(steps["allowed"]["ok"]["text"], "on", reports)
