@@ -49,7 +49,7 @@ MAX_WAITING = 1000
 """Messages that wait for a client which does not read."""
 IDLE = 75.0
 PATIENCE = 30.0
-GOODBYE = 1.0
+GOODBYE = 5.0
 """Seconds that open streams get to end when the server stops."""
 
 _STATUS = {
