@@ -117,10 +117,11 @@ class ClientCase(GatewayCase):
             for complaint in scenario.complaints(reports[name], version, named=self.asks_name)
         ]
         self.assertEqual(complaints, [], "\n".join(complaints))
-        # One child of each server may stay, for callers without a session.
-        started = [name for name in planned if not name.endswith("-http")]
+        staying = [
+            name for name, one in planned.items() if one.stays and not name.endswith("-http")
+        ]
         await self.until(
-            lambda: len(children_of(gateway)) <= len(started),
+            lambda: len(children_of(gateway)) <= len(staying),
             10,
             "the children of ended sessions are gone",
         )

@@ -48,6 +48,8 @@ class Scenario:
     asked: frozenset[str]
     """What the server must have asked of the client by the end."""
     roots: tuple[str, ...] = ("file:///srv/data",)
+    stays: bool = False
+    """Whether a child of it stays for callers without a session, as one that knows 2026 does."""
 
     def job(self, url: str, key: str, mode: str) -> dict[str, Any]:
         """The job for a client."""
@@ -154,6 +156,7 @@ def python(*, sessions: int) -> Scenario:
     found = ["Aa", "Ab"]
     return Scenario(
         server="python-server",
+        stays=True,
         content={"answer": "Ada"},
         asked=frozenset({"elicitation", "sampling", "roots"}),
         steps=(
@@ -220,6 +223,7 @@ def demo(*, sessions: int) -> Scenario:
     """The bundled demo server."""
     return Scenario(
         server="mcp-guard-demo",
+        stays=True,
         content={"answer": "Ada"},
         asked=frozenset({"elicitation", "sampling", "roots"}),
         steps=(
