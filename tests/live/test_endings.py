@@ -85,7 +85,8 @@ class VanishingClientTests(EndingCase):
         gone.signal("KILL")
         _, outcome = await self.outcomes(gateway, "ToolCall", 2)
         self.assertEqual(outcome["status"], "cancelled")
-        asked = self.client(gateway, command, NEWEST, steps(call("count", "cancellations")))
+        count = Step("count", {"do": "call", "tool": "cancellations", "until": "1"})
+        asked = self.client(gateway, command, NEWEST, steps(count))
         self.assertEqual((await self.report(asked))["steps"]["count"]["ok"]["text"], "1")
 
     async def test_session(self) -> None:
