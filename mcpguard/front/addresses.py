@@ -1,4 +1,4 @@
-"""Whose connection it is: the peer's address, and what counts as one address."""
+"""Whose connection it is."""
 
 from ipaddress import IPv6Address, ip_address
 
@@ -17,14 +17,3 @@ def address_of(address: IAddress | None) -> str:
         return bare
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return str(mapped or ip)
-
-
-def address_block(peer: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that one IPv6 host commands."""
-    try:
-        ip = ip_address(peer)
-    except ValueError:
-        return peer
-    if isinstance(ip, IPv6Address):
-        return str(IPv6Address(int(ip) >> 64 << 64)) + "/64"
-    return peer

@@ -11,12 +11,12 @@ from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from mcpguard.front.addresses import address_block
 from mcpguard.front.bounds import Budget, Limits
 from mcpguard.front.channel import GuardChannel
 from mcpguard.front.cors import Cors
 from mcpguard.front.exchange import Gate
 from mcpguard.front.request import GuardRequest
+from mcpguard.policy.addresses import address_block
 
 _log = Logger()
 

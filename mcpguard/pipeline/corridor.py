@@ -25,6 +25,7 @@ from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.trip import Books, Trip, digest_of
+from mcpguard.policy.addresses import address_block
 from mcpguard.policy.buckets import Rate
 from mcpguard.policy.origins import OriginRules, check_host, check_origin
 from mcpguard.policy.principal import Principal
@@ -191,7 +192,7 @@ class Pipeline:
             raise Refused(Refusal(Reason.SESSION_REQUIRED))
 
     async def _authenticate(self, incoming: Incoming) -> Principal:
-        peer = f"failed\0{incoming.peer}"
+        peer = f"failed\0{address_block(incoming.peer)}"
         rate = Rate(self.limits.failed_auth_per_minute / 60.0, self.limits.failed_auth_per_minute)
         # Checked before the next attempt, charged by failures only: guessing is bounded, many
         # honest callers behind one address are not.

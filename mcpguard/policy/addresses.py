@@ -1,4 +1,6 @@
-"""Which addresses the gateway may dial (product reference, section 5): the rules against SSRF."""
+"""Addresses: which ones the gateway may dial (product reference, section 5: the rules against
+SSRF), and what counts as one where callers are counted by address.
+"""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -34,6 +36,17 @@ _PLAIN_SUFFIXES = (
     ".lan",
     ".test",
 )
+
+
+def address_block(peer: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one IPv6 host commands."""
+    if ":" not in peer:
+        return peer
+    try:
+        ip = ip_address(peer)
+    except ValueError:
+        return peer
+    return f"{IPv6Address(int(ip) >> 64 << 64)}/64"
 
 
 def classify(address: Address | str) -> Class:

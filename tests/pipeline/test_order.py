@@ -153,6 +153,15 @@ class StepTests(SynchronousTestCase):
         rig.upstream.reply = lambda outbound: {"result": {"tools": []}}
         self.assertEqual(rig.call("tools/list", who="alice", peer="192.0.2.2").status, 200)
 
+    def test_one_ipv6_host_is_one_address(self) -> None:
+        """Whoever commands a /64 has no more attempts than whoever has one address."""
+        rig = Rig(limits=RateLimitSettings(failed_auth_per_minute=3))
+        peers = [f"2001:db8::{number}" for number in range(4)]
+        statuses = [rig.call("tools/list", who="wrong", peer=peer).status for peer in peers]
+        self.assertEqual(statuses, [401, 401, 401, 429])
+        other = rig.call("tools/list", who="wrong", peer="2001:db8:0:1::1")
+        self.assertEqual(other.status, 401)
+
     def test_honest_callers_are_not_charged(self) -> None:
         """Successes and missing keys do not use up an address's failed attempts."""
         rig = Rig(limits=RateLimitSettings(failed_auth_per_minute=1))

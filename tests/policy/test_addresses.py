@@ -1,4 +1,4 @@
-"""Tests of the dialling rules."""
+"""Tests of the dialling rules, and of what counts as one address."""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.policy.addresses import allowed_to_dial, classify, named_plainly
+from mcpguard.policy.addresses import address_block, allowed_to_dial, classify, named_plainly
 
 
 def wrappings(inner: IPv4Address) -> list[IPv6Address]:
@@ -18,6 +18,18 @@ def wrappings(inner: IPv4Address) -> list[IPv6Address]:
         IPv6Address((0x2002 << 112) | (low << 80) | 1),
         IPv6Address((0x2001_0000 << 96) | (0x0102_0304 << 64) | (low ^ 0xFFFF_FFFF)),
     ]
+
+
+class BlockTests(SynchronousTestCase):
+    """`address_block` says what counts as one address."""
+
+    def test_blocks(self) -> None:
+        """One IPv4 address, or the 64 bits an IPv6 host cannot change."""
+        self.assertEqual(address_block("192.0.2.1"), "192.0.2.1")
+        self.assertEqual(address_block("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64")
+        self.assertEqual(address_block("2001:db8:1:2::"), "2001:db8:1:2::/64")
+        self.assertEqual(address_block(""), "")
+        self.assertEqual(address_block("not: an address"), "not: an address")
 
 
 class ClassifyTests(SynchronousTestCase):
