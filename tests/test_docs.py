@@ -227,7 +227,7 @@ class FactTests(SynchronousTestCase):
         metrics = Metrics(
             active_identities=lambda: 0,
             sessions=lambda: 0,
-            streams=lambda: 0,
+            connections=lambda: 0,
             children=dict,
         )
         shown = re.findall(r"(?m)^# TYPE (mcp_guard_\w+)", metrics.render().decode())

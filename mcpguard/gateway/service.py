@@ -137,7 +137,7 @@ class Gateway(Service):
         self.metrics = Metrics(
             active_identities=self._identities.count,
             sessions=lambda: len(self.pipeline.table),
-            streams=lambda: self._site.connections,
+            connections=lambda: self._site.connections,
             children=self._children,
         )
         self.audit = AuditTrail(

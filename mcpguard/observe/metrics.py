@@ -59,7 +59,7 @@ FURTHER: Mapping[str, Declared] = {
     ),
     "mcp_guard_active_identities": Declared("gauge", "Identities seen lately."),
     "mcp_guard_sessions": Declared("gauge", "MCP sessions open now."),
-    "mcp_guard_streams": Declared("gauge", "Client connections open now."),
+    "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
 }
 """The further metrics. Labels come from the configuration or a fixed vocabulary only."""
@@ -133,7 +133,7 @@ class Metrics:
         *,
         active_identities: Callable[[], int],
         sessions: Callable[[], int],
-        streams: Callable[[], int],
+        connections: Callable[[], int],
         children: Callable[[], Mapping[str, int]],
         registry: CollectorRegistry | None = None,
         max_series: int = MAX_SERIES,
@@ -149,7 +149,7 @@ class Metrics:
         self._sources: dict[str, Source] = {
             "mcp_guard_active_identities": active_identities,
             "mcp_guard_sessions": sessions,
-            "mcp_guard_streams": streams,
+            "mcp_guard_connections": connections,
             "mcp_guard_children": children,
         }
         self._further = {name: _Series(max_series) for name in FURTHER if name not in self._sources}

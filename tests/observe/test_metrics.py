@@ -22,7 +22,7 @@ def make(**changes: Any) -> Metrics:
     sources: dict[str, Any] = {
         "active_identities": lambda: 1,
         "sessions": lambda: 2,
-        "streams": lambda: 3,
+        "connections": lambda: 3,
         "children": lambda: {"files": 4},
     }
     return Metrics(**(sources | changes))
@@ -174,7 +174,7 @@ class CountTests(SynchronousTestCase):
         samples = read(metrics)
         self.assertEqual(value(samples, "mcp_guard_active_identities"), 1)
         self.assertEqual(value(samples, "mcp_guard_sessions"), 5)
-        self.assertEqual(value(samples, "mcp_guard_streams"), 3)
+        self.assertEqual(value(samples, "mcp_guard_connections"), 3)
         self.assertEqual(value(samples, "mcp_guard_children", {"server": "files"}), 4)
         sessions[0] = 6
         self.assertEqual(value(read(metrics), "mcp_guard_sessions"), 6)
@@ -183,7 +183,7 @@ class CountTests(SynchronousTestCase):
         """A callable that raises is logged and takes only its own metric off the page."""
         samples = read(make(sessions=lambda: 1 // 0))
         self.assertIsNone(value(samples, "mcp_guard_sessions"))
-        self.assertEqual(value(samples, "mcp_guard_streams"), 3)
+        self.assertEqual(value(samples, "mcp_guard_connections"), 3)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
