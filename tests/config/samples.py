@@ -26,8 +26,8 @@ def problems(text: str, format: Format = "toml", **environ: str) -> tuple[str, .
 
 
 def read_example(text: str, format: Format, directory: Path) -> Loaded:
-    """Load an example whose files in /etc/mcp-guard and /var/log/mcp-guard stand in a directory."""
-    for place in ("/etc/mcp-guard", "/var/log/mcp-guard"):
+    """Load an example whose credentials and log directory stand in another directory."""
+    for place in ("/run/credentials/mcp-guard.service", "/var/log/mcp-guard"):
         local = directory / place.rpartition("/")[0].strip("/").replace("/", "-")
         local.mkdir(mode=0o700, parents=True, exist_ok=True)
         secret = local / "upstream-token"
