@@ -63,7 +63,8 @@ class SessionBounds:
 class Asked:
     """A server's request that the client has not answered yet."""
 
-    message: Message
+    id: Id
+    """The server's. The rest of the question is not kept: it may be megabytes."""
     stream: EventStream | None
     asked_at: float
 
@@ -160,7 +161,7 @@ class Session:
         asked = self._asked.pop(fields["id"], None) if isinstance(fields["id"], str) else None
         if asked is None or self.link is None:
             return False
-        self.link.respond({**fields, "id": asked.message["id"]})
+        self.link.respond({**fields, "id": asked.id})
         return True
 
     # -- Inbox: what the server says -------------------------------------------------------
@@ -191,22 +192,22 @@ class Session:
         method = str(message.get("method"))
         if method == "ping":
             # It asks whether somebody is there; a client may have no connection open right now.
-            self._respond({"jsonrpc": "2.0", "id": message.get("id"), "result": {}})
+            self._respond({"jsonrpc": "2.0", "id": message["id"], "result": {}})
             return
         needed = _NEEDED_CAPABILITY.get(method)
         if needed is None or needed not in self.client_capabilities:
-            self._reject(message, METHOD_NOT_FOUND, "Method not found")
+            self._reject(message["id"], METHOD_NOT_FOUND, "Method not found")
             return
         if len(self._asked) >= self.bounds.asked:
-            self._reject(message, -32603, "Too many requests to the client are unanswered")
+            self._reject(message["id"], -32603, "Too many requests to the client are unanswered")
             return
         ours = f"mg-{self._next_ask}"
         self._next_ask += 1
         # Noted first: it is taken back at once when it fits nowhere.
-        self._asked[ours] = Asked(message, None, self.monotonic())
+        self._asked[ours] = Asked(message["id"], None, self.monotonic())
         stream = self._to_client({**message, "id": ours}, related, ours)
         if ours in self._asked:
-            self._asked[ours] = Asked(message, stream, self.monotonic())
+            self._asked[ours] = Asked(message["id"], stream, self.monotonic())
 
     def closed(self, failure: UpstreamFailure) -> None:
         """The link is dead: so is the session; the next request is answered 404."""
@@ -270,11 +271,11 @@ class Session:
     def _reject_asked(self, ours: str) -> None:
         asked = self._asked.pop(ours, None)
         if asked is not None:
-            self._reject(asked.message, -32603, "The client did not answer")
+            self._reject(asked.id, -32603, "The client did not answer")
 
-    def _reject(self, message: Message, code: int, text: str) -> None:
+    def _reject(self, theirs: Id, code: int, text: str) -> None:
         error = {"code": code, "message": text}
-        self._respond({"jsonrpc": "2.0", "id": message.get("id"), "error": error})
+        self._respond({"jsonrpc": "2.0", "id": theirs, "error": error})
 
     def _respond(self, message: Message) -> None:
         if self.link is not None and not self.ended:
@@ -283,8 +284,7 @@ class Session:
     def _server_cancelled(self, message: Message, params: dict[str, Any]) -> None:
         theirs = params.get("requestId")
         for ours, asked in self._asked.items():
-            known = asked.message.get("id")
-            if known == theirs and type(known) is type(theirs):
+            if asked.id == theirs and type(asked.id) is type(theirs):
                 del self._asked[ours]
                 if self._unqueue(ours):
                     return

@@ -1,5 +1,6 @@
 """What a server says beside its answers: it may put anything on the stream of a request."""
 
+import weakref
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,6 +11,10 @@ from tests.pipeline.test_sessions import SessionCase
 
 LISTS = [f"notifications/{what}/list_changed" for what in ("tools", "prompts", "resources")]
 ASK: dict[str, Any] = {"jsonrpc": "2.0", "id": 5, "method": "sampling/createMessage", "params": {}}
+
+
+class Text(str):
+    """A text whose end can be observed."""
 
 
 def note(method: str, **params: Any) -> dict[str, Any]:
@@ -97,6 +102,18 @@ class SessionAsideTests(SessionCase):
         self.rig.clock.advance(1000)
         self.rig.pipeline.table.sweep()
         self.assertEqual(len(self.link.responses), 1)
+
+    def test_unanswered_questions_are_not_kept(self) -> None:
+        """Of a question that was sent only its id is remembered, however large it was."""
+        self.get()
+        text = Text("x")
+        kept = weakref.ref(text)
+        self.inbox.request({**ASK, "params": {"text": text}}, None)
+        del text
+        self.assertIsNone(kept())
+        self.rig.clock.advance(301)
+        self.rig.pipeline.table.sweep()
+        self.assertEqual([one["id"] for one in self.link.responses], [5])
 
 
 class BareAsideTests(SynchronousTestCase):
