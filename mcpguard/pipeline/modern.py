@@ -140,6 +140,7 @@ class ModernWire:
     max_listen_uris: int
     _listens: dict[str, int] = field(init=False, factory=dict)
     _endless: set[RunningCall] = field(init=False, factory=set)
+    _closing: bool = field(init=False, default=False)
 
     async def post(self, trip: Trip, message: Request | Notification | Response) -> None:
         """One stateless message."""
@@ -252,7 +253,8 @@ class ModernWire:
         close_quietly(link)
 
     def end_listens(self) -> None:
-        """End every open listen in order: the gateway stops."""
+        """End every open listen in order, and take no more: the gateway stops."""
+        self._closing = True
         for call in list(self._endless):
             call.conclude(_listen_result(call))
 
@@ -265,6 +267,9 @@ class ModernWire:
         """The params of a listen with only what this caller may hear of."""
         principal = trip.principal
         assert principal is not None
+        if self._closing:
+            # It came before the stop began; nothing would end it now.
+            raise Refused(Refusal(Reason.DRAINING, retry_after=5.0))
         wanted = params.get("notifications")
         if not isinstance(wanted, dict):
             raise Refused(Refusal(Reason.INVALID_PARAMS, "notifications must be an object"))

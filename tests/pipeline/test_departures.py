@@ -156,6 +156,18 @@ class StatelessDepartureTests(DepartureCase):
         self.assertEqual(link.closed, 1)
         self.assert_cancelled()
 
+    def test_listening_while_the_gateway_stops(self) -> None:
+        """A listen that was on its way when the stop began is refused, or nothing would end it."""
+        for what in ("eras", "stateless"):
+            with self.subTest(what):
+                self.setUp()
+                self.upstream.slow = {what}
+                outlet = self.rig.modern("subscriptions/listen", {"notifications": {}})
+                self.rig.pipeline.drain()
+                self.upstream.let_go()
+                self.assertEqual((outlet.status, self.upstream.asked), (503, []))
+                self.assertEqual([link.closed for link in self.upstream.links], [1])
+
 
 class HandshakeDepartureTests(DepartureCase):
     """``initialize`` of a client that leaves."""
