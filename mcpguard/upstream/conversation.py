@@ -108,6 +108,8 @@ class Conversation:
     _correlator: Correlator[_Waiting] = field(init=False)
     _deadline: IDelayedCall | None = field(init=False, default=None)
     _flushes: dict[int, IDelayedCall] = field(init=False, factory=dict)
+    _unheeded: dict[str, float] = field(init=False, factory=dict)
+    """Principals who gave up a request with log lines -> until when it may run all the same."""
 
     def __attrs_post_init__(self) -> None:
         self.last_used = self.clock.seconds()
@@ -192,9 +194,18 @@ class Conversation:
         """Count a message that was dropped; ``kind`` is one of a bounded set."""
         self.meter.count(STRAY, server=self.name, kind=kind)
 
-    def log_readers(self) -> list[CallSink]:
-        """The sinks of running stateless requests that opted in to log messages."""
-        return [one.sink.sink for one in self._correlator if _wants_log(one.outbound)]
+    def log_reader(self) -> CallSink | None:
+        """The sink of the one running stateless request that opted in to log messages.
+
+        None when there are several, or when another principal has given such a request up: the
+        child may not have heeded that, and still speak of it.
+        """
+        now = self.clock.seconds()
+        self._unheeded = {key: end for key, end in self._unheeded.items() if end > now}
+        readers = [one for one in self._correlator if _wants_log(one.outbound)]
+        if len(readers) != 1 or self._unheeded.keys() - {readers[0].outbound.principal_key}:
+            return None
+        return readers[0].sink.sink
 
     # -- Owner: what the child says --------------------------------------------------------
 
@@ -282,12 +293,19 @@ class Conversation:
         message = self._correlator.cancel(gid, reason)
         if message is not None:
             self._send(message)
+        if _wants_log(pending.outbound):
+            self._note_unheeded(pending)
         if result == "timeout":
             seconds = self.clock.seconds() - pending.opened_at
             failure = UpstreamFailure(Reason.UPSTREAM_TIMEOUT, f"no answer in {seconds:.1f} s")
             self._end(pending, result, lambda sink: sink.failed(failure))
         else:
             self._end(pending, result, lambda sink: None)
+
+    def _note_unheeded(self, pending: Pending[_Waiting]) -> None:
+        key = pending.outbound.principal_key
+        end = min(pending.hard_deadline, self.clock.seconds() + self.bounds.max_timeout_secs)
+        self._unheeded[key] = max(end, self._unheeded.get(key, end))
 
     def _send(self, message: Message) -> None:
         line = encode(message)

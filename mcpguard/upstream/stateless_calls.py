@@ -63,9 +63,9 @@ class StatelessCalls:
         if message["method"] != "notifications/message":
             conversation.stray("unattributable")
             return
-        readers = conversation.log_readers()
-        if len(readers) == 1:
-            readers[0].notification(message)
+        reader = conversation.log_reader()
+        if reader is not None:
+            reader.notification(message)
         else:
             conversation.stray("log")
 

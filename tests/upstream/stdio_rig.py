@@ -260,6 +260,7 @@ class StdioCase(SynchronousTestCase):
         stateless: bool = False,
         endless: bool = False,
         turn: bool = True,
+        principal: str = ALICE,
     ) -> Sink:
         """Send a request; its sink, after the doubles have had their turn."""
         if stateless:
@@ -267,7 +268,7 @@ class StdioCase(SynchronousTestCase):
             params = {**given, "_meta": {**MODERN_META, **given.get("_meta", {})}}
         version = "2026-07-28" if stateless else "2025-06-18"
         sink = Sink()
-        outbound = Outbound(client_id, method, params, version, ALICE, endless=endless)
+        outbound = Outbound(client_id, method, params, version, principal, endless=endless)
         sink.call = link.request(outbound, sink)
         if turn:
             self.turn()

@@ -93,9 +93,10 @@ class SharingTests(StatelessCase):
 class AttributionTests(StatelessCase):
     """Whose a message of the child is."""
 
-    def ask_with_log(self, link: Link) -> Sink:
+    def ask_with_log(self, link: Link, principal: str = ALICE) -> Sink:
         """A running request that asks for log lines."""
-        return self.ask(link, "hold", {"_meta": {META_LOG_LEVEL: "info"}}, stateless=True)
+        params = {"_meta": {META_LOG_LEVEL: "info"}}
+        return self.ask(link, "hold", params, stateless=True, principal=principal)
 
     def test_log_for_the_only_reader(self) -> None:
         """One reader among any number of requests gets the line."""
@@ -111,6 +112,32 @@ class AttributionTests(StatelessCase):
         self.alive[0].says(LOG_LINE)
         self.assertEqual((first.notes, second.notes), ([], []))
         self.assertEqual(self.books.strays(), ["log"])
+
+    def test_log_of_a_call_given_up(self) -> None:
+        """A call that was cancelled may still log: its lines must not reach another principal."""
+        alice, bob = self.stateless(), self.stateless(BOB)
+        gone = self.ask_with_log(alice)
+        assert gone.call is not None
+        gone.call.cancel("enough")
+        other = self.ask_with_log(bob, BOB)
+        self.alive[0].says(LOG_LINE)
+        self.assertEqual((gone.notes, other.notes), ([], []))
+        self.assertEqual(self.books.strays(), ["log"])
+
+    def test_log_after_a_call_timed_out(self) -> None:
+        """Silence lasts as long as that call might have run; its own principal reads on."""
+        alice, bob = self.stateless(), self.stateless(BOB)
+        self.ask_with_log(alice)
+        self.turn(self.settings.timeout_secs + 1)
+        mine = self.ask_with_log(alice)
+        self.alive[0].says(LOG_LINE)
+        self.assertEqual(mine.notes, [LOG_LINE])
+        assert mine.call is not None
+        mine.call.cancel("enough")
+        self.turn(self.settings.max_timeout_secs + 1)
+        theirs = self.ask_with_log(bob, BOB)
+        self.alive[0].says(LOG_LINE)
+        self.assertEqual(theirs.notes, [LOG_LINE])
 
     def test_log_for_no_reader(self) -> None:
         """A line nobody asked for is dropped."""
