@@ -1,5 +1,6 @@
 """Tests of the documentation: what it shows works, what it names exists."""
 
+import json
 import re
 import string
 from collections.abc import Iterator
@@ -106,6 +107,18 @@ class ConfigurationTests(SynchronousTestCase):
                     self.fail(f"{page.name}: {'; '.join(error.problems)}\n{text}")
                 self.assertTrue(settings.upstreams)
         self.assertGreater(count, 10)
+
+    def test_json(self) -> None:
+        """Each JSON block, of a client's configuration or an answer, is JSON."""
+        count = 0
+        for page in PAGES:
+            for _, text in blocks(page, "json"):
+                count += 1
+                try:
+                    self.assertIsInstance(json.loads(text), dict)
+                except ValueError as problem:
+                    self.fail(f"{page.name}: {problem}\n{text}")
+        self.assertGreater(count, 5)
 
     def test_a_wrong_block_is_noticed(self) -> None:
         """The test above can fail."""
