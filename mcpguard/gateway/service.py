@@ -42,6 +42,10 @@ BODY_BYTES_TOTAL = 134_217_728
 ANSWER_BYTES_TOTAL = 268_435_456
 
 
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
 def front_limits(settings: Settings) -> Limits:
     """The bounds of the client listener."""
     max_request_size = settings.server.max_request_size
@@ -156,7 +160,6 @@ class Gateway(Service):
         self.directory = UpstreamDirectory(
             list(zip(settings.upstreams, self.upstreams, strict=True))
         )
-        new_id = lambda: str(uuid.uuid4())  # noqa: E731
         self.pipeline = corridor_for(
             server=server,
             rate_limit=settings.rate_limit,
@@ -164,7 +167,7 @@ class Gateway(Service):
             directory=self.directory,
             clock=reactor,
             wall=wall,
-            new_id=new_id,
+            new_id=_new_id,
             recorder=self.audit,
             meter=self.metrics,
             seen=self._identities.note,
@@ -192,7 +195,7 @@ class Gateway(Service):
             resource=ClientRoutes(self.pipeline, vitals, access).resource(),
             limits=front_limits(settings),
             cors=Cors(server.cors) if server.cors.enabled else None,
-            new_id=new_id,
+            new_id=_new_id,
             on_dropped=self._dropped,
         )
         self._operator_site: GuardSite | None = None
@@ -204,7 +207,7 @@ class Gateway(Service):
                 resource=OperatorRoutes(vitals).resource(),
                 limits=operator_limits(),
                 cors=None,
-                new_id=new_id,
+                new_id=_new_id,
                 on_dropped=self._dropped,
             )
 
