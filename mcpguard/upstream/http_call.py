@@ -103,6 +103,8 @@ class HttpCall:
     _resumed: bool = field(init=False, default=False)
     _silent: int = field(init=False, default=0)
     """Resumptions in a row on which nothing was heard."""
+    _refused: bool = field(init=False, default=False)
+    """The server's answer was that it does not know the session."""
     _done: bool = field(init=False, default=False)
 
     def prepare(self) -> bool:
@@ -154,8 +156,14 @@ class HttpCall:
 
     def fail(self, failure: UpstreamFailure) -> None:
         """End it because its link has ended."""
-        if not self._done:
-            self._fail(failure)
+        if self._done:
+            return
+        if failure.reason is Reason.SESSION_NOT_FOUND and self._may_have_begun:
+            # Another request found the session forgotten. This one may have been carried out
+            # before that, so it must not look like one that can be sent again.
+            detail = f"it ran when the session was lost: {failure.detail}"
+            failure = UpstreamFailure(Reason.UPSTREAM_FAILED, detail)
+        self._fail(failure)
 
     # ReaderOwner
 
@@ -202,7 +210,9 @@ class HttpCall:
         else:
             failure = self.link.refused(self._head, self._refusal)
             if failure.reason is Reason.SESSION_NOT_FOUND:
-                # Fails this call with all the others, so that nobody retries on a dead link.
+                # The server has not looked at it. The others of the session fail with it, so that
+                # nobody retries on a dead link.
+                self._refused = True
                 self.link.forgotten(failure)
             self.fail(failure)
 
@@ -290,11 +300,21 @@ class HttpCall:
         self._resume = None
         self._connected(self.remote.ask("GET", self.link.url, headers, None, self))
 
+    @property
+    def _sent(self) -> bool:
+        """Whether any of it may have reached the server."""
+        exchange = None if self._reader is None else self._reader.exchange
+        return exchange is not None and exchange.sent
+
+    @property
+    def _may_have_begun(self) -> bool:
+        """Whether the server may have looked at it."""
+        return self._sent and not self._refused
+
     def _withdraw(self, reason: str) -> None:
         """Forget the request, and tell the server if it may know of it."""
         notice = self.remote.correlator.cancel(self.gid, reason)
-        exchange = None if self._reader is None else self._reader.exchange
-        if notice is not None and exchange is not None and exchange.sent:
+        if notice is not None and self._sent:
             self.link.withdraw(notice)
 
     def _fail(self, failure: UpstreamFailure) -> None:

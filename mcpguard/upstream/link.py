@@ -21,7 +21,8 @@ class UpstreamFailure(Exception):
     """A server could not be asked or did not answer.
 
     ``reason`` is one of the ``UPSTREAM_*`` reasons, ``ANSWER_TOO_LARGE`` or
-    ``SESSION_NOT_FOUND`` (the server has forgotten the session). ``detail`` is for the log only.
+    ``SESSION_NOT_FOUND`` (the server has forgotten the session, and for a request also: it has not
+    looked at it, so it may be sent again). ``detail`` is for the log only.
     """
 
     def __init__(self, reason: Reason, detail: str = "", retry_after: float | None = None) -> None:

@@ -434,16 +434,30 @@ class ForgottenTests(HttpCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_404(self) -> None:
-        """404 says so, whatever the body; other calls of the session fail with it."""
+        """404 says so, whatever the body; other calls of the session fail with it.
+
+        They may have been carried out, which is not what ``SESSION_NOT_FOUND`` says of a call.
+        """
         inbox = Inbox()
         link = self.ready(inbox)
         _, other, _ = self.ask(link, self.legacy(name="o"))
         _, sink, sent = self.ask(link, self.legacy(name="x"))
         error = {"code": -32001, "message": "Session not found"}
         sent.json({"jsonrpc": "2.0", "id": sent.message["id"], "error": error}, 404)
-        self.assertIs(other.reason, Reason.SESSION_NOT_FOUND)
-        self.assertEqual(sink.ends, 1)
+        self.assertIs(other.reason, Reason.UPSTREAM_FAILED)
+        self.assertEqual((sink.ends, other.ends), (1, 1))
         self.check(sent, sink, inbox, link)
+
+    def test_404_while_others_are_held(self) -> None:
+        """A call that was never sent may be sent again on another session."""
+        inbox = Inbox()
+        link = self.session(inbox)
+        link.notify("notifications/initialized", None)
+        held = Sink()
+        link.request(self.legacy(name="h"), held)
+        self.wire.last("POST").status(404)
+        self.assertIs(held.reason, Reason.SESSION_NOT_FOUND)
+        self.assertEqual([one.reason for one in inbox.closings], [Reason.SESSION_NOT_FOUND])
 
     def test_400_of_the_typescript_examples(self) -> None:
         """server-everything, restarted, answers 400 under the request's own id."""
