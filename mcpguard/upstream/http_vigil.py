@@ -141,6 +141,9 @@ class Vigil:
     def _answer(self, outcome: Eras | UpstreamFailure) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
+            if waiter.called:
+                # One caller's answer has made another give up.
+                continue
             if isinstance(outcome, Eras):
                 waiter.callback(outcome)
             else:

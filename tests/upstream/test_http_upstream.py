@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from twisted.internet.defer import CancelledError
+
 from mcpguard.config.settings import Secret
 from mcpguard.errors import ConfigurationError, Reason
 from mcpguard.upstream.link import Eras, Standing, UpstreamFailure
@@ -214,6 +216,14 @@ class ErasTests(HttpCase):
         self.failureResultOf(first)
         self.answer()
         self.successResultOf(second)
+
+    def test_one_waiter_ends_another(self) -> None:
+        """An answer to one may make another give up; all further ones are answered all the same."""
+        first, second, third = (self.upstream.eras() for _ in range(3))
+        first.addErrback(lambda _: second.cancel())
+        self.wire.last().lose(Reason.UPSTREAM_UNAVAILABLE)
+        self.failureResultOf(second, CancelledError)
+        self.failureResultOf(third, UpstreamFailure)
 
     def test_failure_is_held_for_a_moment(self) -> None:
         """A failed probe answers everybody for a second, then the next asks anew."""
