@@ -257,11 +257,13 @@ class BareWire:
 
     @staticmethod
     def _not_again(failure: Failure, running: RunningCall) -> None:
-        refusal = failure.value.refusal if isinstance(failure.value, Refused) else None
-        reason = refusal.reason if refusal is not None else Reason.UPSTREAM_FAILED
-        if refusal is None:
+        if isinstance(failure.value, Refused):
+            refusal = failure.value.refusal
+            told = UpstreamFailure(refusal.reason, refusal.detail, refusal.retry_after)
+        else:
             log.failure("a bare request could not be repeated", failure=failure)
-        running.failed(UpstreamFailure(reason, "second try"))
+            told = UpstreamFailure(Reason.INTERNAL, "second try")
+        running.failed(told)
 
     @staticmethod
     def _fits_modern(request: Request, eras: Eras) -> bool:

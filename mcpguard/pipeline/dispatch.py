@@ -185,7 +185,16 @@ class RunningCall:
             return
         if self.reply.may_stream and self._committing is None:
             self._committing = self.clock.callLater(self.commit_after, self._commit)
-        self.call = link.request(outbound, self)
+        try:
+            self.call = link.request(outbound, self)
+        except Exception:
+            # No link may raise; if one does, its caller's place must be given back all the same.
+            log.failure(
+                "sending to {server} went wrong",
+                server=self.server,
+                request_id=self.trip.incoming.request_id,
+            )
+            self.failed(UpstreamFailure(Reason.INTERNAL, "an error of the gateway"))
 
     def _commit(self) -> None:
         self._committing = None

@@ -256,6 +256,16 @@ class SecondTryTests(DepartureCase):
         self.assertIsNotNone(self.upstream.links[1].requests[0][2].cancelled)
         self.assert_cancelled()
 
+    def test_second_try_that_is_refused(self) -> None:
+        """Why there can be no second try, and how long to wait, is what the client is told."""
+        outlet = self.rig.call("tools/call", {"name": "write"}, accept="*/*")
+        self.upstream.failure = UpstreamFailure(Reason.UPSTREAM_BUSY, "full", 7.0)
+        gone = UpstreamFailure(Reason.SESSION_NOT_FOUND)
+        self.upstream.links[0].requests[0][1].failed(gone)
+        self.upstream.inboxes[0].closed(gone)
+        self.rig.clock.advance(0)
+        self.assertEqual((outlet.status, outlet.headers["retry-after"]), (503, "7"))
+
     def test_links_tell_their_calls_first(self) -> None:
         """The calls of a link fail before its session hears of it: the new try waits for both."""
         outlet = self.rig.call("tools/call", {"name": "write"}, accept="*/*")

@@ -8,9 +8,23 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers
 from mcpguard.pipeline.trip import Trip
-from mcpguard.upstream.link import InitializeRejected, UpstreamFailure
+from mcpguard.upstream.link import (
+    CallSink,
+    Eras,
+    InitializeRejected,
+    Outbound,
+    UpstreamFailure,
+)
 from tests.pipeline import rig as rig_module
-from tests.pipeline.rig import MemoryOutlet, MemoryUpstream, Rig, api_key
+from tests.pipeline.rig import (
+    MODERN,
+    MemoryCall,
+    MemoryLink,
+    MemoryOutlet,
+    MemoryUpstream,
+    Rig,
+    api_key,
+)
 
 INITIALIZE = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
 
@@ -121,6 +135,37 @@ class NoSilenceTests(SynchronousTestCase):
         self.patch(MemoryOutlet, "answer", no_more)
         Trip(rig.pipeline.books, None, outlet).hang_up()  # type: ignore[arg-type]
         self.assertTrue(outlet.finished)
+
+
+class RaisingLink(MemoryLink):
+    """A link that breaks its word never to raise."""
+
+    def request(self, outbound: Outbound, sink: CallSink) -> MemoryCall:
+        """Raise."""
+        raise ValueError("not foreseen")
+
+
+class BrokenLinkTests(SynchronousTestCase):
+    """A link that raises: the call ends as any other that failed."""
+
+    def test_every_era(self) -> None:
+        """The client is told, nothing is left running, and no timer either."""
+        self.patch(rig_module, "MemoryLink", RaisingLink)
+        eras = Eras(legacy=True, modern=(MODERN,))
+        rig = Rig(upstream=MemoryUpstream(known_eras=eras))
+        session = rig.handshake()
+        for outlet in (
+            rig.call("tools/call", {"name": "x"}, headers={"Mcp-Session-Id": session}),
+            rig.modern("prompts/get", {"name": "x"}),
+            rig.modern("subscriptions/listen", {"notifications": {}}),
+            rig.call("prompts/get", {"name": "x"}),
+            rig.call("ping"),
+        ):
+            self.assertEqual(outlet.status, 500, outlet.body)
+        self.assertEqual(len(rig.trail.outcomes), 6)
+        self.assertEqual(rig.clock.getDelayedCalls(), [])
+        self.assertIsNotNone(rig.pipeline.table._sessions[session].idle_since())
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 5)
 
 
 class SessionEventTests(SynchronousTestCase):
