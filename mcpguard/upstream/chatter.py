@@ -7,7 +7,10 @@ from attrs import define, field
 from mcpguard.policy.buckets import Level, Rate, take
 
 MARGIN = 1024
-"""Bytes looked at beyond what is kept, so that no secret is cut in half and then not recognised."""
+"""Bytes looked at beyond what is kept, at least."""
+
+SHORTEST_SECRET = 6
+"""Shorter values ("1", "true") are no secrets, and replacing them would garble every line."""
 
 
 @define
@@ -24,6 +27,8 @@ class Chatter:
     max_line: int
     """Bytes kept of a line; the rest is dropped."""
     rate: Rate
+    margin: int = field(kw_only=True)
+    """Bytes looked at beyond what is kept, so that no secret is cut in half and not recognised."""
     _part: bytearray = field(init=False, factory=bytearray)
     _level: Level | None = field(init=False, default=None)
     _dropped: int = field(init=False, default=0)
@@ -47,10 +52,11 @@ class Chatter:
         self._tell_dropped()
 
     def _hold(self, data: bytes) -> None:
-        self._part += data[: max(0, self.max_line + MARGIN - len(self._part))]
+        self._part += data[: max(0, self.max_line + self.margin - len(self._part))]
 
     def _finish(self, now: float) -> None:
         raw = bytes(self._part)
+        full = len(raw) >= self.max_line + self.margin
         self._part.clear()
         if not raw.strip():
             return
@@ -61,9 +67,12 @@ class Chatter:
             return
         self._tell_dropped()
         text = self.clean(raw.decode("utf-8", "backslashreplace").rstrip())
-        cut = text[: self.max_line]
+        # The end of what was looked at may hold half of a secret, and replacing others before it
+        # may have brought it into view.
+        keep = min(self.max_line, max(0, len(text) - self.margin)) if full else self.max_line
+        cut = text[:keep]
         plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-        self.emit(plain + ("…" if len(text) > self.max_line else ""))
+        self.emit(plain + ("…" if len(text) > keep else ""))
 
     def _tell_dropped(self) -> None:
         if self._dropped:
@@ -76,8 +85,7 @@ def cleaner(secrets: tuple[str, ...]) -> Callable[[str], str]:
 
     Secrets known only by their form are left to the log's own redaction.
     """
-    # Short values ("1", "true") are no secrets, and replacing them would garble every line.
-    known = sorted((one for one in secrets if len(one) >= 6), key=len, reverse=True)
+    known = sorted(_lines_of(secrets), key=len, reverse=True)
 
     def clean(text: str) -> str:
         for secret in known:
@@ -85,3 +93,14 @@ def cleaner(secrets: tuple[str, ...]) -> Callable[[str], str]:
         return text
 
     return clean
+
+
+def margin_for(secrets: tuple[str, ...]) -> int:
+    """How far beyond the end of what is kept these values may reach, in bytes."""
+    return max(MARGIN, *(len(line.encode("utf-8", "replace")) for line in _lines_of(secrets)), 0)
+
+
+def _lines_of(secrets: tuple[str, ...]) -> set[str]:
+    """The values by lines, as a child prints them: a key in PEM form has many."""
+    lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+    return {line for line in lines if len(line) >= SHORTEST_SECRET}

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from mcpguard.errors import Reason
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.policy.buckets import Level, Rate, take
-from mcpguard.upstream.chatter import Chatter, cleaner
+from mcpguard.upstream.chatter import Chatter, cleaner, margin_for
 from mcpguard.upstream.child import Child, ChildBounds, Exit
 from mcpguard.upstream.conversation import CallBounds, Conversation, Listener
 from mcpguard.upstream.crashes import CrashBook
@@ -247,6 +247,11 @@ class Supervision:
         def emit(line: str) -> None:
             log.info("{name} {stream}: {line}", name=self.name, stream=stream, line=line)
 
+        secrets, bounds = self.program.secrets, self.bounds
         return Chatter(
-            emit, cleaner(self.program.secrets), self.bounds.chatter_line, self.bounds.chatter_rate
+            emit,
+            cleaner(secrets),
+            bounds.chatter_line,
+            bounds.chatter_rate,
+            margin=margin_for(secrets),
         )

@@ -72,6 +72,7 @@ class ChildCase(SynchronousTestCase):
             clean=lambda line: line.replace("hunter2", "***"),
             max_line=10,
             rate=Rate(1, 3),
+            margin=1024,
         )
 
     def fired(self, deferred: Deferred[Exit]) -> Exit:
@@ -366,7 +367,7 @@ class DoubleTests(SynchronousTestCase):
             "x",
             reactor,
             BOUNDS,
-            lambda stream: Chatter(lambda line: None, str, 10, Rate(1, 1)),
+            lambda stream: Chatter(lambda line: None, str, 10, Rate(1, 1), margin=10),
             reactor.signal_group,
             ear,
         )
