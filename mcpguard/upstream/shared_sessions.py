@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcpguard.errors import Reason
+from mcpguard.errors import INVALID_PARAMS, Reason
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS
-from mcpguard.upstream.conversation import Conversation, Slots, answered, refused
+from mcpguard.upstream.conversation import Conversation, EndedCall, Slots, answered, refused
 from mcpguard.upstream.greeting import ask
 from mcpguard.upstream.link import (
     Call,
@@ -38,7 +38,7 @@ LIST_CHANGES = frozenset(
     }
 )
 MAX_URI = 8192
-"""Characters of a URI whose parents are looked up among the subscriptions."""
+"""Characters of a URI that is remembered, or whose parents are looked up among the others."""
 
 
 @define(eq=False)
@@ -75,6 +75,10 @@ class SharedSessions:
     def subscribe(self, link: "SharedLink", outbound: Outbound, sink: CallSink) -> Call:
         """The first subscriber of a URI subscribes at the child, later ones only here."""
         uri = _uri(outbound)
+        if len(uri) > MAX_URI:
+            error = {"code": INVALID_PARAMS, "message": "Invalid params: the URI is too long"}
+            sink.answer({"jsonrpc": "2.0", "id": outbound.id, "error": error})
+            return EndedCall()
         holders = self._subscribers.get(uri)
         if holders is not None:
             if link not in holders and self._full(link):

@@ -251,6 +251,14 @@ class SubscriptionTests(SharedCase):
         self.assertEqual(gone["params"], {"uri": "a:1"})
         self.assertEqual(self.heard().count("resources/unsubscribe"), 1)
 
+    def test_long_uris_are_not_remembered(self) -> None:
+        """What a session subscribes to is kept for its whole life, so a URI has a bound too."""
+        link, _ = self.open()
+        answer = self.subscribe(link, "a:" + "x" * 8191)
+        self.assertEqual(answer["error"]["code"], -32602)
+        self.assertEqual(self.heard(), [])
+        self.assertIn("result", self.subscribe(link, "a:" + "x" * 8190))
+
     def test_bounded(self) -> None:
         """A session cannot subscribe without end."""
         link, _ = self.open()
