@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
 
-from mcpguard.config.settings import ChildLimits, UpstreamSettings
+from mcpguard.config.settings import ChildLimits, SecretText, UpstreamSettings
 from mcpguard.errors import Reason
 from mcpguard.upstream import launch
 from mcpguard.upstream.link import UpstreamFailure
@@ -46,12 +46,16 @@ def program_of(settings: UpstreamSettings, environ: Mapping[str, str]) -> Progra
         if name in environ and not environ[name].startswith("()")
     }
     env.update({name: secret.value for name, secret in settings.env.items()})
+    # Passed in one way or another, and printed by many a server when it starts or fails.
+    secrets = [secret.value for secret in settings.env.values()]
+    secrets += [env[name] for name in settings.inherit_env if name in env]
+    secrets += [arg for arg in settings.args if isinstance(arg, SecretText)]
     return Program(
         argv=(settings.command or "", *settings.args),
         cwd=os.path.abspath(settings.cwd) if settings.cwd is not None else None,
         env=env,
         limits=settings.limits,
-        secrets=tuple(secret.value for secret in settings.env.values()),
+        secrets=tuple(secrets),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from twisted.internet.protocol import ProcessProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config.settings import ChildLimits, Secret, UpstreamSettings
+from mcpguard.config.settings import ChildLimits, Secret, SecretText, UpstreamSettings
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.spawning import locate, program_of, signal_group, spawn
@@ -45,6 +45,19 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertNotIn("MISSING", program.env)
         self.assertIn("s3cret-value", program.secrets)
         self.assertNotIn("s3cret-value", repr(program))
+
+    def test_secrets_by_every_way(self) -> None:
+        """What was named by reference or by variable is a secret in the log, however it is passed;
+        what stands in the file as an argument is not.
+        """
+        settings = UpstreamSettings(
+            command="true",
+            args=("--token", SecretText("t0ken-value", "environment variable T"), "--plain"),
+            inherit_env=("API_KEY",),
+        )
+        program = program_of(settings, {**ENVIRON, "API_KEY": "k3y-value"})
+        self.assertEqual(set(program.secrets), {"t0ken-value", "k3y-value"})
+        self.assertNotIn("k3y-value", repr(program))
 
 
 class LocateTests(SynchronousTestCase):
