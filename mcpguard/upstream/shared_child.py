@@ -193,7 +193,11 @@ class SharedChild:
         self._changing = False
         if isinstance(outcome, Conversation):
             self._conversation = outcome
-            self.residents.ready(outcome)
+            try:
+                self.residents.ready(outcome)
+            except Exception:
+                # Theirs alone: those who wait for the child can use it.
+                log.failure("renewing what the old child knew went wrong")
             waiting, self._waiting = self._waiting, []
             for one in waiting:
                 if not one.called:  # one caller's answer may have made another give up

@@ -5,6 +5,7 @@ from typing import Any
 from mcpguard.errors import Reason
 from mcpguard.protocol.mcp import META_LOG_LEVEL, META_SUBSCRIPTION_ID
 from mcpguard.upstream.link import Link, Message
+from mcpguard.upstream.stateless_calls import StatelessCalls
 from tests.upstream.stdio_rig import ALICE, BOB, ScriptedServer, Sink, StdioCase
 
 LOG_LINE: Message = {
@@ -254,6 +255,13 @@ class ListenTests(StatelessCase):
         self.successResultOf(self.upstream.stop())
         self.turn(10)
         self.assertEqual(sink.failure.reason, Reason.UPSTREAM_UNAVAILABLE)
+
+    def test_error_of_our_own_at_the_restart(self) -> None:
+        """What goes wrong with the streams keeps nobody waiting for the new child."""
+        self.patch(StatelessCalls, "ready", lambda *_: 1 // 0)
+        sink = self.ask(self.stateless(), stateless=True)
+        self.assertIn("result", sink.answered)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class PipesFirstListenTests(ListenTests):
