@@ -322,8 +322,11 @@ class Conversation:
         if deadline == float("inf"):
             return
         if self._deadline is not None and self._deadline.active():
-            # It is never too late: every request gets the same time, so later ones end later.
-            return
+            # Mostly it comes early enough: every request gets the same time, so later ones end
+            # later. But one sent while others expire is before those that still wait.
+            if self._deadline.getTime() <= deadline:
+                return
+            self._deadline.cancel()
         delay = max(0.0, deadline - self.clock.seconds())
         self._deadline = self.clock.callLater(delay, self._expire)
 

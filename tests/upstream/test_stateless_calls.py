@@ -4,7 +4,7 @@ from typing import Any
 
 from mcpguard.errors import Reason
 from mcpguard.protocol.mcp import META_LOG_LEVEL, META_SUBSCRIPTION_ID
-from mcpguard.upstream.link import Link, Message
+from mcpguard.upstream.link import Link, Message, UpstreamFailure
 from mcpguard.upstream.stateless_calls import StatelessCalls
 from tests.upstream.stdio_rig import ALICE, BOB, ScriptedServer, Sink, StdioCase
 
@@ -162,6 +162,30 @@ class AttributionTests(StatelessCase):
         self.alive[0].says({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
         self.assertEqual([note["method"] for note in sink.notes], [ACK])
         self.assertEqual(self.books.strays(), ["unattributable"])
+
+
+class DeadlineTests(StatelessCase):
+    """One timer serves all requests of a child."""
+
+    def test_request_sent_while_another_expires(self) -> None:
+        """Who asks again at once after a timeout does not put off the timeouts of the others."""
+        link = self.stateless()
+        failed = Sink.failed
+
+        def ask_again(sink: Sink, failure: UpstreamFailure) -> None:
+            failed(sink, failure)
+            self.patch(Sink, "failed", failed)
+            self.ask(link, "hold", stateless=True, turn=False)
+
+        self.patch(Sink, "failed", ask_again)
+        first = self.ask(link, "hold", stateless=True)
+        self.turn(5)
+        second = self.ask(link, "hold", stateless=True)
+        self.turn(self.settings.timeout_secs - 4)
+        self.assertEqual(first.failure.reason, Reason.UPSTREAM_TIMEOUT)
+        self.assertEqual(second.ends, [])
+        self.turn(5)
+        self.assertEqual(second.failure.reason, Reason.UPSTREAM_TIMEOUT)
 
 
 class ListenTests(StatelessCase):
