@@ -40,7 +40,10 @@ class ServiceTests(LiveCase):
             name="twistd",
         )
         await program.said("listening on http://127")
-        await self.until(audit.exists, 10, "an audit file")
+        # The file is there before its first line, which a moved file would not get any more.
+        await self.until(
+            lambda: audit.exists() and audit.stat().st_size > 0, 10, "a line in the audit file"
+        )
         audit.rename(moved)
         program.process.signalProcess(signal.SIGUSR1)
         await self.until(audit.exists, 10, "a new audit file after SIGUSR1")
