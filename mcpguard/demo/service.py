@@ -107,9 +107,16 @@ def serve(
             max_body=max_body,
             ask_timeout=ask_timeout,
         )
+        # A signal that comes between two instructions, right before `accept`, is noted but does
+        # not wake it: without a timeout its handler would wait for the next client.
+        listener.settimeout(POLL)
         try:
             while True:
-                service.welcome(listener.accept()[0])
+                try:
+                    connection = listener.accept()[0]
+                except TimeoutError:
+                    continue
+                service.welcome(connection)
         finally:
             service.stop()
 

@@ -38,7 +38,15 @@ class ServiceTests(SynchronousTestCase):
         settings = Settings(upstreams=(HTTP,), audit=AuditSettings(enabled=False))
         for name, value in parts.items():
             object.__setattr__(settings, name, value)
-        return Gateway(settings, self.reactor)
+        gateway = Gateway(settings, self.reactor)
+        self.addCleanup(self.end, gateway)
+        return gateway
+
+    def end(self, gateway: Gateway) -> None:
+        """Let a gateway that a test has started give back the process-wide log bridge."""
+        if gateway.running:
+            gateway.stopService()
+        self.reactor.pump([0.0] * 3)
 
     def stop(self, gateway: Gateway) -> None:
         """Stop it; closing connections takes a turn of the reactor."""
