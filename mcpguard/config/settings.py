@@ -13,9 +13,11 @@ from typing import Literal, Self
 from attrs import field, frozen
 
 Network = IPv4Network | IPv6Network
-Transport = Literal["stdio", "http"]
+Transport = Literal["stdio", "http", "sse"]
 Isolation = Literal["per_session", "per_principal", "shared"]
 EraChoice = Literal["auto", "legacy", "modern"]
+Bridge = Literal["translate", "fallback"]
+Restart = Literal["end", "replay"]
 
 
 @frozen
@@ -79,6 +81,8 @@ class ServerSettings:
     allowed_origins: tuple[str, ...] | None = None
     drain_timeout_secs: float = 30.0
     denial_status: Literal[403, 200] = 403
+    session_key: Secret | None = None
+    """32 bytes, base64 or hexadecimal; None: made at start."""
     cors: CorsSettings = CorsSettings()
 
 
@@ -121,11 +125,11 @@ class UpstreamSettings:
     max_children: int = 64
     idle_timeout_secs: float = 900.0
     limits: ChildLimits = ChildLimits()
-    # http
+    # http and sse
     url: str | None = None
     headers: Mapping[str, Secret] = field(factory=dict)
     allow_private_networks: bool = False
-    # both
+    # all
     timeout_secs: float = 60.0
     """Per request; each progress notification starts it again."""
     max_timeout_secs: float = 900.0
@@ -134,6 +138,11 @@ class UpstreamSettings:
     max_message_size: int = 16_777_216
     """Bytes of one message, either direction."""
     era: EraChoice = "auto"
+    bridge: Bridge = "translate"
+    """For stateless clients of a handshake-era server: translate, or have them shake hands."""
+    restart: Restart = "end"
+    """What becomes of a session whose child has ended: it ends too, or its handshake is replayed
+    to a new child before the next request."""
 
 
 @frozen

@@ -6,7 +6,7 @@ the gateway's. The translation belongs to the links (`upstream.correlation`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -41,7 +41,10 @@ class Eras:
     modern: tuple[str, ...] = ()
     """The stateless versions it lists (2026-07-28 and later); empty = none."""
     discovered: Message | None = field(default=None, repr=False)
-    """The result of ``server/discover`` of a modern server."""
+    """The result of ``server/discover`` of a modern server; None too where only a principal's
+    own session can tell (a bridged one): then ``server/discover`` is asked of a stateless link."""
+    bridged: Literal["legacy", "modern"] | None = None
+    """The era that the server does not speak and the gateway translates (`pipeline.bridge`)."""
 
 
 @frozen
@@ -85,6 +88,17 @@ class Call(Protocol):
 
         The sink hears nothing more. Idempotent; does nothing after the end.
         """
+        ...
+
+    def hold(self) -> None:
+        """Stop the time for an answer: a person is being asked in its course.
+
+        ``max_timeout_secs`` goes on. Counts: as many `release` start it anew.
+        """
+        ...
+
+    def release(self) -> None:
+        """Start the time for an answer anew after `hold`."""
         ...
 
 
@@ -136,6 +150,10 @@ class Opening:
     """The result of ``initialize`` as the server gave it."""
     ephemeral: bool = False
     """True when the server keeps no session of its own (nothing to close on its side)."""
+    session_id: str | None = field(default=None, repr=False)
+    """The server's own id of the session, where `Upstream.resume_session` can attach to it."""
+    resumable: bool = False
+    """Whether `Upstream.resume_session` can attach to it, in another process too."""
 
 
 @frozen
@@ -157,7 +175,7 @@ class Upstream(Protocol):
 
     @property
     def transport(self) -> str:
-        """``stdio`` or ``http``."""
+        """``stdio``, ``http`` or ``sse``."""
         ...
 
     @property
@@ -184,6 +202,23 @@ class Upstream(Protocol):
 
         ``path`` is what of the request's path goes behind the configured URL (HTTP only). An
         error answer of the server to ``initialize`` errbacks with `InitializeRejected`.
+        """
+        ...
+
+    def resume_session(
+        self,
+        principal_key: str,
+        params: Message,
+        version: str,
+        session_id: str | None,
+        inbox: Inbox,
+        path: str,
+    ) -> Deferred[Link]:
+        """Attach to a session that was opened with these ``initialize`` params in an earlier life.
+
+        ``version`` and ``session_id`` are what the `Opening` said. Whether the server still knows
+        it shows with the first request. Errbacks with `UpstreamFailure` (``SESSION_NOT_FOUND``
+        where sessions end with the gateway, as those of a child do).
         """
         ...
 
