@@ -209,7 +209,9 @@ class BareWire:
         await self.admission.admit(trip, route.upstream.name, request, modern=False)
         try:
             eras = await route.upstream.eras()
-            modern = [v for v in MODERN_VERSIONS if v in eras.modern]
+            # Where the server shakes hands, a session does without a translation and back.
+            native = eras.modern if eras.bridged != "modern" else ()
+            modern = [v for v in MODERN_VERSIONS if v in native]
             if modern and self._fits_modern(request, eras):
                 link = await route.upstream.stateless(principal.key, route.path)
                 call = self._call(trip, request)

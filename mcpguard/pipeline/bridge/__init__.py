@@ -1,0 +1,1 @@
+"""Translation between the eras, on the way between the corridor and a server."""
