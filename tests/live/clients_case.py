@@ -33,6 +33,8 @@ class ClientCase(GatewayCase):
     timeout = 180
 
     mode: ClassVar[str] = ""
+    transport: ClassVar[str] = "http"
+    """``http`` is Streamable HTTP, ``sse`` the transport of 2024."""
     version: ClassVar[str] = NEWEST_HANDSHAKE
     """What it agrees on with a server of both eras."""
     asks_name: ClassVar[bool] = True
@@ -107,7 +109,9 @@ class ClientCase(GatewayCase):
         """Do all scenarios side by side; fails with everything that was not as expected."""
         key = gateway.keys["tester"]
         jobs = {
-            name: scenario.job(gateway.url(name), key, self.mode)
+            name: scenario.job(
+                gateway.url(name, self.transport), key, self.mode, transport=self.transport
+            )
             for name, scenario in planned.items()
         }
         reports = await self.report(jobs)
@@ -142,12 +146,13 @@ class ClientCase(GatewayCase):
         delete = {"do": "call", "tool": "delete_file", "arguments": {"path": "x"}}
         few = _unjudged(list={"do": "list"}, denied=delete, allowed=echo)
         many = _unjudged(**{f"call {number}": echo for number in range(10)})
-        url, keys = gateway.url("demo"), gateway.keys
+        url, keys = gateway.url("demo", self.transport), gateway.keys
         reports = await self.report(
             {
-                "limited": few.job(url, keys["limited"], self.mode),
-                "hasty": many.job(url, keys["hasty"], self.mode),
-                "wrong": few.job(url, "mcp_wrong", self.mode),
+                name: steps.job(
+                    url, keys.get(name, "mcp_wrong"), self.mode, transport=self.transport
+                )
+                for name, steps in (("limited", few), ("hasty", many), ("wrong", few))
             }
         )
         (denied,) = await self.outcomes(gateway, "AuthorizationDenied", 1)

@@ -49,9 +49,9 @@ class RunningGateway:
     mark: str
     stopping: bool = False
 
-    def url(self, server: str) -> str:
-        """Where a server is reached."""
-        return f"{self.base}/mcp/{server}"
+    def url(self, server: str, transport: str = "http") -> str:
+        """Where a server is reached, over Streamable HTTP or (``sse``) over HTTP+SSE."""
+        return f"{self.base}/mcp/{server}{'/sse' if transport == 'sse' else ''}"
 
     def events(self) -> list[dict[str, Any]]:
         """The audit trail so far."""

@@ -51,10 +51,11 @@ class Scenario:
     stays: bool = False
     """Whether a child of it stays for callers without a session, as one that knows 2026 does."""
 
-    def job(self, url: str, key: str, mode: str) -> dict[str, Any]:
-        """The job for a client."""
+    def job(self, url: str, key: str, mode: str, *, transport: str = "http") -> dict[str, Any]:
+        """The job for a client; ``transport`` is ``http`` (Streamable HTTP) or ``sse`` (2024)."""
         return {
             "url": url,
+            "transport": transport,
             "key": key,
             "mode": mode,
             "timeout": SECONDS,

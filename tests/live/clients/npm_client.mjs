@@ -2,7 +2,9 @@
 // the SDK's versionNegotiation mode, or "default" to leave it unset.
 import { load, main } from "./steps.mjs";
 
-const { Client, StreamableHTTPClientTransport } = await load("@modelcontextprotocol/client");
+const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await load(
+  "@modelcontextprotocol/client",
+);
 
 const LOG_LEVEL = "io.modelcontextprotocol/logLevel";
 const NEWEST_HANDSHAKE = "2025-11-25";
@@ -39,9 +41,8 @@ async function connect(job, heard) {
     heard.add("log", params.data),
   );
   const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
-  const transport = new StreamableHTTPClientTransport(new URL(job.url), {
-    requestInit: { headers },
-  });
+  const Transport = job.transport === "sse" ? SSEClientTransport : StreamableHTTPClientTransport;
+  const transport = new Transport(new URL(job.url), { requestInit: { headers } });
   await client.connect(transport);
   const version = client.getNegotiatedProtocolVersion();
   const modern = version > NEWEST_HANDSHAKE;
@@ -69,7 +70,8 @@ async function connect(job, heard) {
       await client.setLoggingLevel(level);
     },
     close: async () => {
-      if (!modern) await transport.terminateSession();
+      // Over HTTP+SSE the end of the stream is the end of the session.
+      if (!modern) await transport.terminateSession?.();
       await client.close();
     },
   };

@@ -5,6 +5,7 @@ const { Client } = await load("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = await load(
   "@modelcontextprotocol/sdk/client/streamableHttp.js",
 );
+const { SSEClientTransport } = await load("@modelcontextprotocol/sdk/client/sse.js");
 const types = await load("@modelcontextprotocol/sdk/types.js");
 
 async function connect(job, heard) {
@@ -35,13 +36,15 @@ async function connect(job, heard) {
     heard.add("log", params.data),
   );
   const headers = job.key ? { Authorization: `Bearer ${job.key}` } : {};
+  const Transport = job.transport === "sse" ? SSEClientTransport : StreamableHTTPClientTransport;
   const open = (sessionId) =>
-    new StreamableHTTPClientTransport(new URL(job.url), { requestInit: { headers }, sessionId });
+    new Transport(new URL(job.url), { requestInit: { headers }, sessionId });
   let transport = open();
   await client.connect(transport);
   return {
     client,
-    version: transport.protocolVersion,
+    // Its HTTP+SSE transport is told the version too, and shows it to nobody.
+    version: transport.protocolVersion ?? transport._protocolVersion,
     server: client.getServerVersion()?.name ?? "",
     call: (name, args, options, meta) =>
       client.callTool({ name, arguments: args, ...(meta && { _meta: meta }) }, undefined, options),
@@ -85,7 +88,8 @@ async function connect(job, heard) {
     },
     logLevel: async (level) => void (await client.setLoggingLevel(level)),
     close: async () => {
-      await transport.terminateSession();
+      // Over HTTP+SSE the end of the stream is the end of the session.
+      await transport.terminateSession?.();
       await client.close();
     },
   };

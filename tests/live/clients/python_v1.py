@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 from mcp import types
 from mcp.client.session import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import AnyUrl
@@ -113,6 +114,21 @@ class Face:
 
 
 @asynccontextmanager
+async def transport(job: Words) -> AsyncIterator[tuple[Any, Any]]:
+    """The job's streams: Streamable HTTP, or HTTP+SSE where the job says ``sse``."""
+    headers = {"Authorization": f"Bearer {job['key']}"} if job["key"] else {}
+    if job.get("transport") == "sse":
+        async with sse_client(job["url"], headers=headers) as (read, write):
+            yield read, write
+        return
+    async with (
+        create_mcp_http_client(headers=headers) as http,
+        streamable_http_client(job["url"], http_client=http) as (read, write, _),
+    ):
+        yield read, write
+
+
+@asynccontextmanager
 async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
     """A connected session that answers what the server asks."""
 
@@ -141,10 +157,8 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
         elif method == "notifications/tools/list_changed":
             heard.add("tools changed", True)
 
-    headers = {"Authorization": f"Bearer {job['key']}"} if job["key"] else {}
     async with (
-        create_mcp_http_client(headers=headers) as http,
-        streamable_http_client(job["url"], http_client=http) as (read, write, _),
+        transport(job) as (read, write),
         ClientSession(
             read,
             write,

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import mcp_types as types
 from mcp.client.client import Client
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning
@@ -142,6 +143,17 @@ class Face:
 
 
 @asynccontextmanager
+async def transport(job: Words) -> AsyncIterator[Any]:
+    """The SDK's transport: Streamable HTTP, or HTTP+SSE where the job says ``sse``."""
+    headers = {"Authorization": f"Bearer {job['key']}"} if job["key"] else {}
+    if job.get("transport") == "sse":
+        yield sse_client(job["url"], headers=headers)
+        return
+    async with create_mcp_http_client(headers=headers) as http:
+        yield streamable_http_client(job["url"], http_client=http)
+
+
+@asynccontextmanager
 async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
     """A connected client that answers what the server asks."""
 
@@ -169,10 +181,9 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
         elif method == "notifications/tools/list_changed":
             heard.add("tools changed", True)
 
-    headers = {"Authorization": f"Bearer {job['key']}"} if job["key"] else {}
-    async with create_mcp_http_client(headers=headers) as http:
+    async with transport(job) as chosen:
         client = Client(
-            streamable_http_client(job["url"], http_client=http),
+            chosen,
             mode=job["mode"],
             read_timeout_seconds=job["timeout"],
             elicitation_callback=elicited,
