@@ -119,7 +119,7 @@ class BridgingUpstreamTest(SynchronousTestCase):
         self.assertEqual(self.inner.initialized_with, [PARAMS])
 
     def test_fallback(self) -> None:
-        """With fallback a handshake server stays one, a stateless one is translated all the same."""
+        """With fallback a handshake server stays one; a stateless one is translated as ever."""
         upstream = self.build(Eras(legacy=True), "fallback")
         self.assertEqual(self.successResultOf(upstream.eras()), Eras(legacy=True))
         failure = self.failureResultOf(upstream.stateless("key:alice", ""), UpstreamFailure)
