@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from twisted.internet.defer import Deferred, succeed
 
 from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
@@ -67,6 +67,8 @@ class Asked:
     """The server's. The rest of the question is not kept: it may be megabytes."""
     stream: EventStream | None
     asked_at: float
+    held: Call | None = field(default=None, repr=False)
+    """The request in whose course it is asked: its time stands still meanwhile."""
 
 
 @define(eq=False)
@@ -162,6 +164,7 @@ class Session:
         if asked is None or self.link is None:
             return False
         self.link.respond({**fields, "id": asked.id})
+        _release(asked)
         return True
 
     # -- Inbox: what the server says -------------------------------------------------------
@@ -184,7 +187,7 @@ class Session:
         if method in _GET_STREAM_ONLY:
             self._to_get_stream(message, None)
         else:
-            self._to_client(message, None, None)
+            self._to_client(message, self._target_of(None), None)
 
     def request(self, message: Message, related: Call | None) -> None:
         """Put a server's request to the client, or answer it here when it may not be asked."""
@@ -203,11 +206,18 @@ class Session:
             return
         ours = f"mg-{self._next_ask}"
         self._next_ask += 1
+        target = self._target_of(related)
+        held = related
+        if held is None and self.running:
+            held = (target or self.running[-1]).call
+        if held is not None:
+            # A person may think longer than a server may take for an answer.
+            held.hold()
         # Noted first: it is taken back at once when it fits nowhere.
-        self._asked[ours] = Asked(message["id"], None, self.monotonic())
-        stream = self._to_client({**message, "id": ours}, related, ours)
+        self._asked[ours] = Asked(message["id"], None, self.monotonic(), held)
+        stream = self._to_client({**message, "id": ours}, target, ours)
         if ours in self._asked:
-            self._asked[ours] = Asked(message["id"], stream, self.monotonic())
+            self._asked[ours] = evolve(self._asked[ours], stream=stream)
 
     def closed(self, failure: UpstreamFailure) -> None:
         """The link is dead: so is the session; the next request is answered 404."""
@@ -215,15 +225,19 @@ class Session:
 
     # -- choosing a stream -----------------------------------------------------------------
 
-    def _to_client(
-        self, message: Message, related: Call | None, asked: str | None
-    ) -> EventStream | None:
-        """Send on the stream it belongs to: its request's, the latest open one, or the GET's."""
-        target: RunningCall | None = None
+    def _target_of(self, related: Call | None) -> RunningCall | None:
+        """The request a message belongs to: the related one, else the latest with a stream."""
         if related is not None:
-            target = next((call for call in self.running if call.call is related), None)
-        if target is None or not target.reply.may_stream:
-            target = next((c for c in reversed(self.running) if c.reply.reachable), None)
+            for call in self.running:
+                if call.call is related and call.reply.may_stream:
+                    return call
+        latest = reversed(self.running)
+        return next((call for call in latest if call.reply.reachable), None)
+
+    def _to_client(
+        self, message: Message, target: RunningCall | None, asked: str | None
+    ) -> EventStream | None:
+        """Send on the stream of the request it belongs to, or the GET's."""
         if target is not None and target.reply.send(message):
             return target.reply.resumable
         return self._to_get_stream(message, asked)
@@ -272,6 +286,7 @@ class Session:
         asked = self._asked.pop(ours, None)
         if asked is not None:
             self._reject(asked.id, -32603, "The client did not answer")
+            _release(asked)
 
     def _reject(self, theirs: Id, code: int, text: str) -> None:
         error = {"code": code, "message": text}
@@ -286,6 +301,7 @@ class Session:
         for ours, asked in self._asked.items():
             if asked.id == theirs and type(asked.id) is type(theirs):
                 del self._asked[ours]
+                _release(asked)
                 if self._unqueue(ours):
                     return
                 told = {**message, "params": {**params, "requestId": ours}}
@@ -324,3 +340,8 @@ class Session:
         self._asked.clear()
         self._queue.clear()
         return self.link.close() if self.link is not None else succeed(None)
+
+
+def _release(asked: Asked) -> None:
+    if asked.held is not None:
+        asked.held.release()

@@ -25,7 +25,8 @@ from mcpguard.upstream.correlation import (
     Stray,
     SubscriptionNotice,
 )
-from mcpguard.upstream.link import Call, CallSink, Id, Message, Outbound, UpstreamFailure
+from mcpguard.upstream.ended_call import refused
+from mcpguard.upstream.link import Call, CallSink, Message, Outbound, UpstreamFailure
 
 log = Logger()
 
@@ -166,6 +167,16 @@ class Conversation:
     def cancel(self, gid: int, reason: str) -> None:
         """Give a running request up; nothing happens when it is over."""
         self._give_up(gid, reason, "cancelled")
+
+    def hold(self, gid: int) -> None:
+        """Stop the time for an answer to a running request."""
+        self._correlator.hold(gid)
+
+    def release(self, gid: int) -> None:
+        """Start it anew after the last `hold` was taken back."""
+        deadline = self._correlator.release(gid, self.clock.seconds())
+        if deadline is not None:
+            self._arm(deadline)
 
     def notify(self, method: str, params: Message | None) -> None:
         """Send a notification."""
@@ -354,25 +365,13 @@ class RunningCall:
         """Stop it: the child is told by notification, the sink hears nothing more."""
         self.conversation.cancel(self.gid, reason)
 
+    def hold(self) -> None:
+        """See `link.Call`."""
+        self.conversation.hold(self.gid)
 
-@frozen(eq=False)
-class EndedCall:
-    """A request that was over before it ran."""
-
-    def cancel(self, reason: str) -> None:
-        """There is nothing to stop."""
-
-
-def refused(sink: CallSink, failure: UpstreamFailure) -> Call:
-    """Fail a request at once."""
-    sink.failed(failure)
-    return EndedCall()
-
-
-def answered(sink: CallSink, client_id: Id) -> Call:
-    """Answer a request here, with an empty result."""
-    sink.answer({"jsonrpc": "2.0", "id": client_id, "result": {}})
-    return EndedCall()
+    def release(self) -> None:
+        """See `link.Call`."""
+        self.conversation.release(self.gid)
 
 
 def _wants_log(outbound: Outbound) -> bool:

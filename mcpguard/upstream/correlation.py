@@ -47,6 +47,8 @@ class Pending(Generic[Sink]):
     """When the next progress would come at an even pace (the rate meter's state)."""
     held: Message | None = field(init=False, default=None)
     """The newest progress that came too soon after the one before."""
+    holds: int = field(init=False, default=0)
+    """How many wait for a person in its course; while any does, only ``hard_deadline`` counts."""
 
 
 @frozen
@@ -190,6 +192,28 @@ class Correlator(Generic[Sink]):
             params["reason"] = reason
         return {"jsonrpc": "2.0", "method": CANCELLED, "params": params}
 
+    def hold(self, gid: int) -> None:
+        """Stop the time for an answer to ``gid`` (`link.Call.hold`); counts."""
+        pending = self._pending.get(gid)
+        if pending is not None:
+            pending.holds += 1
+            pending.deadline = pending.hard_deadline
+
+    def release(self, gid: int, now: float) -> float | None:
+        """Take one `hold` back; the new deadline when it was the last, else None."""
+        pending = self._pending.get(gid)
+        if pending is None or pending.holds == 0:
+            return None
+        pending.holds -= 1
+        if pending.holds:
+            return None
+        self._start_anew(pending, now)
+        return pending.deadline
+
+    def _start_anew(self, pending: Pending[Sink], now: float) -> None:
+        if pending.deadline < float("inf") and not pending.holds:
+            pending.deadline = min(pending.hard_deadline, now + self._timeout)
+
     def fail_all(self) -> list[Pending[Sink]]:
         """Forget every waiting request and return them, oldest first."""
         pending = list(self._pending.values())
@@ -273,8 +297,7 @@ class Correlator(Generic[Sink]):
         pending = self._waiting(params.get("progressToken"))
         if pending is None or not pending.token_sent:
             return Stray("progress")
-        if pending.deadline < float("inf"):
-            pending.deadline = min(pending.hard_deadline, now + self._timeout)
+        self._start_anew(pending, now)
         restored = {**message, "params": {**params, "progressToken": pending.token}}
         due = pending.progress_due - self._progress_slack
         if now >= due and pending.held is None:

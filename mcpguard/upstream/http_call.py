@@ -154,6 +154,20 @@ class HttpCall:
             self._withdraw(reason)
             self._finish("cancelled")
 
+    def hold(self) -> None:
+        """See `link.Call`: the timer looks at the deadline when it fires."""
+        self.remote.correlator.hold(self.gid)
+
+    def release(self) -> None:
+        """See `link.Call`."""
+        clock = self.remote.clock
+        deadline = self.remote.correlator.release(self.gid, clock.seconds())
+        if deadline is None or self._done or self.outbound.endless:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = clock.callLater(max(0.0, deadline - clock.seconds()), self._expire)
+
     def fail(self, failure: UpstreamFailure) -> None:
         """End it because its link has ended."""
         if self._done:

@@ -4,7 +4,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from mcpguard.errors import Reason
-from mcpguard.upstream.conversation import Conversation, Slots, refused
+from mcpguard.upstream.conversation import Conversation, Slots
+from mcpguard.upstream.ended_call import refused
 from mcpguard.upstream.greeting import initialize
 from mcpguard.upstream.link import (
     Call,

@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from mcpguard.errors import INVALID_PARAMS, Reason
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS
-from mcpguard.upstream.conversation import Conversation, EndedCall, Slots, answered, refused
+from mcpguard.upstream.conversation import Conversation, Slots
+from mcpguard.upstream.ended_call import EndedCall, answered, refused
 from mcpguard.upstream.greeting import ask
 from mcpguard.upstream.link import (
     Call,
@@ -256,6 +257,14 @@ class _Leaving:
         """Stop it."""
         self.watched.among.pop(self.watched, None)
         self.call.cancel(reason)
+
+    def hold(self) -> None:
+        """See `link.Call`."""
+        self.call.hold()
+
+    def release(self) -> None:
+        """See `link.Call`."""
+        self.call.release()
 
 
 @define(eq=False)

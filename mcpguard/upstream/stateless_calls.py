@@ -5,8 +5,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
-from mcpguard.upstream.conversation import Conversation, Slots, refused
+from mcpguard.upstream.conversation import Conversation, Slots
 from mcpguard.upstream.correlation import LISTEN
+from mcpguard.upstream.ended_call import refused
 from mcpguard.upstream.link import Call, CallSink, Message, Outbound, UpstreamFailure
 from mcpguard.upstream.shared_child import SharedChild
 from mcpguard.upstream.waiting_call import request_on
@@ -113,6 +114,12 @@ class Listen:
         """The caller has gone."""
         if self._leave() and self._call is not None:
             self._call.cancel(reason)
+
+    def hold(self) -> None:
+        """A stream has no time for an answer."""
+
+    def release(self) -> None:
+        """A stream has no time for an answer."""
 
     def end(self, failure: UpstreamFailure) -> None:
         """No more will come."""

@@ -26,6 +26,8 @@ class WaitingCall:
     slots: Slots | None
     _child: Deferred[Conversation] | None = field(init=False, default=None)
     _call: Call | None = field(init=False, default=None)
+    _holds: int = field(init=False, default=0)
+    """Taken before there was a call."""
 
     def begin(self, child: SharedChild) -> "WaitingCall":
         """Wait for the child."""
@@ -40,8 +42,24 @@ class WaitingCall:
         elif self._child is not None:
             self._child.cancel()
 
+    def hold(self) -> None:
+        """See `link.Call`: it counts from the start, once it is sent."""
+        if self._call is not None:
+            self._call.hold()
+        else:
+            self._holds += 1
+
+    def release(self) -> None:
+        """See `link.Call`."""
+        if self._call is not None:
+            self._call.release()
+        else:
+            self._holds = max(0, self._holds - 1)
+
     def _there(self, conversation: Conversation) -> None:
         self._call = conversation.request(self.outbound, self.sink, self.slots)
+        for _ in range(self._holds):
+            self._call.hold()
 
     def _none(self, failure: Failure) -> None:
         if failure.check(CancelledError) is not None:

@@ -165,13 +165,23 @@ class MemoryOutlet:
 
 @define(eq=False)
 class MemoryCall:
-    """A call that notes its cancellation."""
+    """A call that notes its cancellation and how often it is held."""
 
     cancelled: str | None = None
+    held: int = 0
 
     def cancel(self, reason: str) -> None:
         """Note it."""
         self.cancelled = reason
+
+    def hold(self) -> None:
+        """Count it."""
+        self.held += 1
+
+    def release(self) -> None:
+        """Count it back."""
+        assert self.held > 0, "released without a hold"
+        self.held -= 1
 
 
 @define(eq=False)

@@ -318,6 +318,49 @@ class ServerRequestTests(SessionCase):
         self.inbox.request(self.ASK, None)
         self.assertEqual((first.events, len(second.events)), ([], 1))
 
+    def reply(self, ours: str) -> None:
+        """The client answers a question."""
+        self.rig.send({"jsonrpc": "2.0", "id": ours, "result": {}}, headers=self.headers)
+
+    def test_time_stands_still_while_a_person_thinks(self) -> None:
+        """The request asked for is held until the answer has been passed on, others are not."""
+        self.call("tools/call", {"name": "ask"}, id=1)
+        self.call("tools/call", {"name": "slow"}, id=2)
+        first, second = (call for _, _, call in self.link.requests)
+        self.inbox.request(self.ASK, first)
+        self.inbox.request({**self.ASK, "id": 6}, first)
+        self.assertEqual((first.held, second.held), (2, 0))
+        self.reply("mg-1")
+        self.reply("mg-1")
+        self.assertEqual(first.held, 1)
+        self.reply("mg-2")
+        self.assertEqual(first.held, 0)
+
+    def test_time_stands_still_where_the_transport_tells_nothing(self) -> None:
+        """Then it is the request whose stream carries it, or the latest if none does."""
+        outlets = [self.call("tools/call", {"name": "ask"}, id=number) for number in (1, 2)]
+        first, second = (call for _, _, call in self.link.requests)
+        outlets[1].leave()
+        self.inbox.request(self.ASK, None)
+        self.assertEqual((first.held, second.held), (1, 0))
+        outlets[0].leave()
+        self.inbox.request({**self.ASK, "id": 6}, None)
+        self.assertEqual((first.held, second.held), (1, 1))
+
+    def test_time_goes_on_when_nobody_answers(self) -> None:
+        """A question that expires, or is taken back, holds nothing any more."""
+        self.call("tools/call", {"name": "ask"})
+        (_, _, call) = self.link.requests[0]
+        self.inbox.request(self.ASK, call)
+        self.rig.clock.advance(301)
+        self.rig.pipeline.table.sweep()
+        self.assertEqual((call.held, len(self.link.responses)), (0, 1))
+        self.inbox.request(self.ASK, call)
+        self.inbox.notification(
+            {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}}
+        )
+        self.assertEqual(call.held, 0)
+
     def test_capability_not_declared(self) -> None:
         """A client that declared no roots is not asked for any."""
         self.inbox.request({"jsonrpc": "2.0", "id": 9, "method": "roots/list"}, None)

@@ -315,6 +315,33 @@ class ProgressTests(SynchronousTestCase):
         self.ids.receive(progress(self.gid), 890)
         self.assertEqual(self.ids.next_deadline(), 900)
 
+    def test_held(self) -> None:
+        """While a person is asked only the hard limit counts; the last release starts anew."""
+        self.ids.hold(self.gid)
+        self.ids.hold(self.gid)
+        self.assertEqual(self.ids.next_deadline(), 900)
+        self.ids.receive(progress(self.gid), 50)
+        self.assertEqual(self.ids.next_deadline(), 900)
+        self.assertIsNone(self.ids.release(self.gid, 100))
+        self.assertEqual(self.ids.next_deadline(), 900)
+        self.assertEqual(self.ids.release(self.gid, 200), 260)
+        self.assertEqual(self.ids.next_deadline(), 260)
+        self.assertIsNone(self.ids.release(self.gid, 300))
+        self.assertEqual(self.ids.next_deadline(), 260)
+        self.ids.hold(self.gid)
+        self.assertEqual(self.ids.release(self.gid, 880), 900)
+
+    def test_nothing_to_hold(self) -> None:
+        """Holding what is over, or has no deadline at all, changes nothing."""
+        endless, _ = self.ids.open(listen(2), "endless", 0)
+        self.ids.hold(endless)
+        self.ids.release(endless, 10)
+        self.assertEqual(self.ids.next_deadline(), 60)
+        self.ids.cancel(self.gid, "")
+        self.ids.hold(self.gid)
+        self.assertIsNone(self.ids.release(self.gid, 1))
+        self.assertEqual(self.ids.next_deadline(), float("inf"))
+
     def test_overdue(self) -> None:
         """A request is overdue at its deadline, and an endless one never."""
         self.ids.open(listen(2), "endless", 0)

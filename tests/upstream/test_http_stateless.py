@@ -343,6 +343,31 @@ class LimitTests(HttpCase):
         self.clock.advance(1.1)
         self.assertIs(sink.reason, Reason.UPSTREAM_TIMEOUT)
 
+    def test_held(self) -> None:
+        """Held, it waits for a person; released, another ``timeout_secs`` for the server."""
+        call, sink, _ = self.ask(self.stateless(), self.modern(name="x"))
+        self.clock.advance(9)
+        call.hold()
+        self.clock.advance(5)
+        call.release()
+        self.clock.advance(9.9)
+        self.assertEqual(sink.ends, 0)
+        self.clock.advance(0.2)
+        self.assertIs(sink.reason, Reason.UPSTREAM_TIMEOUT)
+        call.hold()
+        call.release()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_held_for_good(self) -> None:
+        """Nobody may be waited for beyond ``max_timeout_secs``."""
+        call, sink, _ = self.ask(self.stateless(), self.modern(name="x"))
+        call.hold()
+        self.clock.advance(10)
+        self.clock.advance(14.9)
+        self.assertEqual(sink.ends, 0)
+        self.clock.advance(0.2)
+        self.assertIs(sink.reason, Reason.UPSTREAM_TIMEOUT)
+
     def test_heartbeats_do_not_move_it(self) -> None:
         """Comments and log messages are no progress."""
         _, sink, sent = self.ask(self.stateless(), self.modern(name="x"))

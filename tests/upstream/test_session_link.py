@@ -145,6 +145,33 @@ class RequestTests(StdioCase):
         self.assertEqual(self.books.strays(), ["late"])
         self.assertEqual(self.books.results[-1], "timeout")
 
+    def test_held(self) -> None:
+        """While a person is asked no time runs but the hard limit; then another timeout does."""
+        link, _ = self.open()
+        asking, other = self.ask(link, "hold"), self.ask(link, "hold")
+        assert asking.call is not None
+        self.turn(50)
+        asking.call.hold()
+        self.turn(11)
+        self.assertEqual(other.failure.reason, Reason.UPSTREAM_TIMEOUT)
+        self.turn(200)
+        asking.call.release()
+        self.turn(59)
+        self.assertEqual(asking.ends, [])
+        self.turn(2)
+        self.assertEqual(asking.failure.reason, Reason.UPSTREAM_TIMEOUT)
+
+    def test_held_for_good(self) -> None:
+        """Nobody may be waited for beyond the hard limit."""
+        link, _ = self.open()
+        asking = self.ask(link, "hold")
+        assert asking.call is not None
+        asking.call.hold()
+        self.turn(899)
+        self.assertEqual(asking.ends, [])
+        self.turn(2)
+        self.assertEqual(asking.failure.reason, Reason.UPSTREAM_TIMEOUT)
+
     def test_progress_extends_the_timeout_to_a_limit(self) -> None:
         """A call that reports progress lives on, but never beyond the hard limit."""
         link, _ = self.open()

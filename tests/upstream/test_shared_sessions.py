@@ -46,6 +46,22 @@ class SharedCase(StdioCase):
         return self.servers[number].methods()[2:]
 
 
+class HoldTests(SharedCase):
+    """Calls whose client is being asked by somebody else than the child."""
+
+    def test_held(self) -> None:
+        """A call on a shared child can be held as any other."""
+        link, _ = self.open()
+        sink = self.ask(link, "hold")
+        assert sink.call is not None
+        sink.call.hold()
+        self.turn(self.settings.timeout_secs + 1)
+        self.assertEqual(sink.ends, [])
+        sink.call.release()
+        self.turn(self.settings.timeout_secs + 1)
+        self.assertEqual(sink.failure.reason, Reason.UPSTREAM_TIMEOUT)
+
+
 class HandshakeTests(SharedCase):
     """One child, one handshake."""
 

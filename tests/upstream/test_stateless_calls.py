@@ -187,6 +187,21 @@ class DeadlineTests(StatelessCase):
         self.turn(5)
         self.assertEqual(second.failure.reason, Reason.UPSTREAM_TIMEOUT)
 
+    def test_held_before_it_is_sent(self) -> None:
+        """A call held while its child is being started is held when it runs, until released."""
+        link = self.stateless()
+        sink = self.ask(link, "hold", stateless=True, turn=False)
+        assert sink.call is not None
+        for step in (sink.call.hold, sink.call.hold, sink.call.release):
+            step()
+        self.turn(self.settings.timeout_secs + 10)
+        self.assertEqual(sink.ends, [])
+        sink.call.release()
+        self.turn(self.settings.timeout_secs - 1)
+        self.assertEqual(sink.ends, [])
+        self.turn(2)
+        self.assertEqual(sink.failure.reason, Reason.UPSTREAM_TIMEOUT)
+
 
 class ListenTests(StatelessCase):
     """Subscription streams, which outlive the child."""
