@@ -32,7 +32,6 @@ from mcpguard.upstream.wire import Headers, Wire
 if TYPE_CHECKING:
     from mcpguard.upstream.http_call import HttpCall
 
-TRANSPORT = "http"
 STRAYS = "mcp_guard_upstream_stray_messages_total"
 
 
@@ -62,6 +61,8 @@ class Remote:
     """One HTTP server, as its links use it."""
 
     name: str
+    transport: str
+    """``http`` or ``sse``, for metrics."""
     target: Target
     own_headers: Headers = field(repr=False)
     """The configured ones; they may be secrets."""
@@ -163,7 +164,7 @@ class Remote:
     def count(self, result: str, opened_at: float) -> None:
         """Count a finished request."""
         seconds = max(0.0, self.clock.seconds() - opened_at)
-        self.meter.upstream(self.name, TRANSPORT, result, seconds)
+        self.meter.upstream(self.name, self.transport, result, seconds)
 
     def delay(self, attempt: int, retry: int | None) -> float:
         """Seconds before the ``attempt``-th try (from 1) to open a stream again, with jitter.

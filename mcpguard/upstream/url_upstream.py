@@ -1,0 +1,241 @@
+"""What the upstreams behind a URL have in common, whichever transport they speak."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.iweb import IPolicyForHTTPS
+
+from mcpguard.config.settings import UpstreamSettings
+from mcpguard.errors import ConfigurationError
+from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.upstream.agent_wire import AgentWire
+from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL, Correlator
+from mcpguard.upstream.egress import VettedEndpoints, connection_pool, egress_agent
+from mcpguard.upstream.http_reader import ReaderBounds
+from mcpguard.upstream.http_remote import HttpBounds, Remote
+from mcpguard.upstream.http_vigil import Vigil, VigilBounds
+from mcpguard.upstream.link import Eras, Link, Standing, UpstreamFailure
+from mcpguard.upstream.target import Target
+from mcpguard.upstream.wire import Headers, Wire
+
+log = Logger()
+
+CONNECT_SECS = 10.0
+# uvicorn and Node close idle connections after 5 s; a request written into that closing is lost,
+# because nothing is ever sent twice.
+IDLE_SECS = 4
+MAX_IDLE = 32
+MAX_ADDRESSES = 16
+MAX_HEAD_BYTES = 65_536
+MAX_DISCARDED = 65_536
+DISCARD_SECS = 2.0
+STRUCTURE = Bounds(max_depth=200, max_nodes=1_000_000)
+
+BOUNDS = HttpBounds(
+    max_resumptions=5,
+    first_delay=1.0,
+    min_delay=0.1,
+    max_delay=30.0,
+    max_id_bytes=1024,
+    max_posts=100,
+    close_secs=3.0,
+    busy_secs=1.0,
+)
+VIGIL = VigilBounds(check_secs=15.0, first_retry=1.0, max_retry=30.0)
+
+# What is ours on every request, or would break its framing.
+_RESERVED = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "keep-alive",
+        "last-event-id",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+
+
+class UrlUpstream(ABC):
+    """The part of `link.Upstream` that is the same for one configured URL: ids, limits, the watch.
+
+    ``random`` gives numbers in 0..1 (jitter). ``wire`` and ``https`` replace the network and the
+    trust in the platform's certificates. Raises `ConfigurationError` for a URL or header that
+    cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        *,
+        reactor: Any,
+        meter: Meter,
+        recorder: Recorder,
+        random: Callable[[], float],
+        wire: Wire | None = None,
+        https: IPolicyForHTTPS | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock: IReactorTime = reactor
+        self._recorder = recorder
+        target, headers = _checked(settings)
+        self._wire = wire or _agent_wire(settings, reactor, https or BrowserLikePolicyForHTTPS())
+        self._remote = Remote(
+            name=settings.name,
+            transport=settings.transport,
+            target=target,
+            own_headers=headers,
+            wire=self._wire,
+            clock=self._clock,
+            meter=meter,
+            random=random,
+            bounds=BOUNDS,
+            reader=ReaderBounds(
+                max_message_size=settings.max_message_size,
+                max_discarded=MAX_DISCARDED,
+                discard_secs=DISCARD_SECS,
+                structure=STRUCTURE,
+            ),
+            timeout=settings.timeout_secs,
+            max_concurrency=settings.max_concurrency,
+            correlator=Correlator(
+                # The running requests and as many endless ones.
+                max_pending=2 * settings.max_concurrency,
+                timeout=settings.timeout_secs,
+                max_timeout=settings.max_timeout_secs,
+                progress_interval=PROGRESS_INTERVAL,
+                progress_burst=PROGRESS_BURST,
+            ),
+            contact=self._contact,
+        )
+        self._vigil = Vigil(
+            name=settings.name,
+            clock=self._clock,
+            random=random,
+            bounds=VIGIL,
+            probe=self._probe,
+            reach=self._reach,
+            changed=self._changed,
+            pinned=Eras(legacy=True) if settings.era == "legacy" else None,
+        )
+        self._sessions: set[Link] = set()
+
+    @property
+    def name(self) -> str:
+        """See `link.Upstream`."""
+        return self._settings.name
+
+    @property
+    def transport(self) -> str:
+        """See `link.Upstream`."""
+        return self._settings.transport
+
+    @property
+    def standing(self) -> Standing:
+        """See `link.Upstream`: whether the server can be reached, as last seen."""
+        return self._vigil.standing
+
+    def start(self) -> None:
+        """See `link.Upstream`."""
+        self._vigil.start()
+
+    def stop(self) -> Deferred[None]:
+        """See `link.Upstream`: every session is ended, then every connection closed."""
+        self._vigil.stop()
+        closing = gatherResults([session.close() for session in tuple(self._sessions)])
+        return closing.addCallback(self._closed)
+
+    def eras(self) -> Deferred[Eras]:
+        """See `link.Upstream`."""
+        return self._vigil.eras()
+
+    @abstractmethod
+    def _probe(self) -> Deferred[Eras]:
+        """Ask the server what it speaks."""
+
+    def _reach(self) -> Deferred[None]:
+        return self._wire.reach(self._remote.target.url())
+
+    def _contact(self, failure: UpstreamFailure | None) -> None:
+        self._vigil.contact(failure)
+
+    def _changed(self, standing: Standing, failure: UpstreamFailure | None) -> None:
+        if failure is None:
+            log.info("upstream {name}: usable", name=self.name)
+        else:
+            log.warn(
+                "upstream {name}: {reason}: {detail}",
+                name=self.name,
+                reason=standing.reason,
+                detail=failure.detail,
+            )
+        self._recorder.record(
+            Event(
+                event_type="UpstreamEvent",
+                timestamp=self._clock.seconds(),
+                server=self.name,
+                status="usable" if standing.usable else "unusable",
+                reason=None if failure is None else failure.reason.value,
+            )
+        )
+
+    def _closed(self, _: object) -> Deferred[None]:
+        self._remote.stop()
+        # An aborted connection is gone only with the reactor's next turn.
+        return self._wire.close().addCallback(lambda _: deferLater(self._clock, 0))
+
+
+def _agent_wire(settings: UpstreamSettings, reactor: Any, https: IPolicyForHTTPS) -> AgentWire:
+    endpoints = VettedEndpoints(
+        reactor,
+        policy=https,
+        allow_private=settings.allow_private_networks,
+        connect_timeout=CONNECT_SECS,
+        max_addresses=MAX_ADDRESSES,
+        max_head_bytes=MAX_HEAD_BYTES,
+    )
+    pool = connection_pool(reactor, idle_secs=IDLE_SECS, max_idle=MAX_IDLE)
+    return AgentWire(egress_agent(reactor, endpoints, pool), endpoints, pool.closeCachedConnections)
+
+
+def _checked(settings: UpstreamSettings) -> tuple[Target, Headers]:
+    """The URL and headers of the configuration; raises `ConfigurationError` with every problem."""
+    problems: list[str] = []
+    target: Target | None = None
+    try:
+        target = Target.parse(settings.url or "")
+    except ValueError as problem:
+        problems.append(f"upstream {settings.name!r}: url: {problem}")
+    headers: list[tuple[str, str]] = []
+    for name, secret in settings.headers.items():
+        lower = name.lower()
+        if not _TOKEN.fullmatch(name):
+            problems.append(f"upstream {settings.name!r}: headers: {name!r} is no header name")
+        elif lower in _RESERVED or lower.startswith("mcp-"):
+            problems.append(f"upstream {settings.name!r}: headers: {name!r} is set by the gateway")
+        elif not _VALUE.fullmatch(secret.value):
+            problems.append(
+                f"upstream {settings.name!r}: headers: the value of {name!r} from {secret.source}"
+                " is empty or has characters a header cannot carry"
+            )
+        else:
+            headers.append((name, secret.value))
+    if target is None or problems:
+        raise ConfigurationError(tuple(problems))
+    return target, tuple(headers)
