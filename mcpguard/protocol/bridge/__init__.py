@@ -1,0 +1,1 @@
+"""Translation between the protocol's eras: pure, one message at a time."""
