@@ -91,6 +91,9 @@ def corridor_for(
         on_started=lambda session: session_event("SessionStarted", session),
         on_ended=lambda session: session_event("SessionEnded", session),
     )
+    schemas = ToolSchemas(
+        monotonic, ttl_secs=300.0, max_tools=2_000, max_pages=20, max_views=MAX_SCHEMA_VIEWS
+    )
     return Pipeline(
         books=books,
         clock=clock,
@@ -110,13 +113,7 @@ def corridor_for(
         ),
         modern=ModernWire(
             admission=admission,
-            schemas=ToolSchemas(
-                monotonic,
-                ttl_secs=300.0,
-                max_tools=2_000,
-                max_pages=20,
-                max_views=MAX_SCHEMA_VIEWS,
-            ),
+            schemas=schemas,
             clock=clock,
             commit_after=COMMIT_AFTER_SECS,
             max_listens=MAX_LISTENS,
@@ -125,6 +122,7 @@ def corridor_for(
         bare=BareWire(
             admission=admission,
             pool=SessionPool(monotonic, idle_secs=900.0, max_sessions=MAX_POOLED_SESSIONS),
+            schemas=schemas,
             clock=clock,
             commit_after=COMMIT_AFTER_SECS,
         ),

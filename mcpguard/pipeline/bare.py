@@ -7,7 +7,7 @@ client capabilities, or over a stateless link where the server has one.
 from collections import OrderedDict
 from collections.abc import Callable
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -16,10 +16,11 @@ from twisted.python.failure import Failure
 from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, refusal_of
-from mcpguard.pipeline.schemas import CLIENT_INFO, gateway_meta
+from mcpguard.pipeline.schemas import CLIENT_INFO, ToolSchemas, gateway_meta
 from mcpguard.pipeline.session_table import close_failed, close_quietly
 from mcpguard.pipeline.streams import PostAnswer
 from mcpguard.pipeline.trip import Trip
+from mcpguard.protocol.headers import forwarded_param_headers
 from mcpguard.protocol.jsonrpc import Request
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS, MODERN_VERSIONS
 from mcpguard.upstream.link import (
@@ -198,6 +199,7 @@ class BareWire:
 
     admission: Admission
     pool: SessionPool
+    schemas: ToolSchemas
     clock: IReactorTime
     commit_after: float
 
@@ -214,6 +216,7 @@ class BareWire:
             modern = [v for v in MODERN_VERSIONS if v in native]
             if modern and self._fits_modern(request, eras):
                 link = await route.upstream.stateless(principal.key, route.path)
+                headers = await self._param_headers(trip, request, link)
                 call = self._call(trip, request)
                 call.shape = without_modern_members
                 call.on_end = lambda _: close_quietly(link)
@@ -221,7 +224,8 @@ class BareWire:
                 given = (request.params or {}).get("_meta")
                 meta = {**(given if isinstance(given, dict) else {}), **gateway_meta()}
                 params = {**(request.params or {}), "_meta": meta}
-                call.start(link, self._outbound(trip, request, params, modern[0]))
+                outbound = self._outbound(trip, request, params, modern[0])
+                call.start(link, evolve(outbound, headers=headers))
                 return
         except UpstreamFailure as failure:
             raise Refused(refusal_of(failure)) from failure
@@ -231,6 +235,26 @@ class BareWire:
         call.on_end = lambda _: self.pool.give_back(session)
         self._until_gone(call)
         self._send(trip, request, call, session)
+
+    async def _param_headers(
+        self, trip: Trip, request: Request, link: Link
+    ) -> tuple[tuple[str, str], ...]:
+        """The ``Mcp-Param-*`` that a stateless HTTP server demands; a bare client sends none."""
+        principal, route = trip.principal, trip.route
+        assert principal is not None
+        assert route is not None
+        if request.method != "tools/call" or route.upstream.transport == "stdio":
+            return ()
+        params = request.params or {}
+        try:
+            schema = await self.schemas.find(
+                route.upstream.name, route.path, principal.key, link, str(params["name"])
+            )
+        except Exception:
+            close_quietly(link)
+            raise
+        arguments = params.get("arguments") or {}
+        return forwarded_param_headers(schema, arguments, trip.incoming.headers)
 
     def _send(
         self, trip: Trip, request: Request, call: RunningCall, session: PooledSession

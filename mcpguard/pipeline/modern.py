@@ -23,8 +23,8 @@ from mcpguard.pipeline.trip import Trip
 from mcpguard.protocol.headers import (
     check_modern,
     check_param_headers,
+    forwarded_param_headers,
     invalid_annotation,
-    passed_param_headers,
 )
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
 from mcpguard.protocol.mcp import (
@@ -189,14 +189,13 @@ class ModernWire:
         headers: tuple[tuple[str, str], ...] = ()
         try:
             if request.method == "tools/call":
-                schema = await self.schemas.find(route, principal.key, link, str(params["name"]))
-                if schema is not None:
-                    refusal = check_param_headers(
-                        schema, params.get("arguments") or {}, trip.incoming.headers
-                    )
-                    if refusal is not None:
-                        raise Refused(refusal)
-                headers = passed_param_headers(trip.incoming.headers)
+                tool = str(params["name"])
+                schema = await self.schemas.find(server, route.path, principal.key, link, tool)
+                arguments = params.get("arguments") or {}
+                refusal = check_param_headers(schema, arguments, headers_of)
+                if refusal is not None:
+                    raise Refused(refusal)
+                headers = forwarded_param_headers(schema, arguments, headers_of)
             endless = request.method == "subscriptions/listen"
             if endless:
                 params = self._listen(trip, server, params)
@@ -215,7 +214,7 @@ class ModernWire:
             status_of=modern_status,
             shape=_shape_of(request.method),
             observe=(
-                (lambda result: self.schemas.learn(route, principal.key, result))
+                (lambda result: self.schemas.learn(server, route.path, principal.key, result))
                 if request.method == "tools/list"
                 else None
             ),

@@ -1,7 +1,8 @@
-"""The tool schemas of stateless servers, for checking ``Mcp-Param-*`` headers against them.
+"""The tool schemas of stateless servers, which say what arguments headers repeat.
 
-A stdio server never sees a header, so nobody but the gateway can check them (2026-07-28,
-mcp-requirements 1.3); for HTTP servers the same check comes before theirs.
+``Mcp-Param-*`` of a client are checked against them: a stdio server never sees a header, so nobody
+but the gateway can (2026-07-28, mcp-requirements 1.3). Those that go to an HTTP server are built
+from the arguments.
 """
 
 from collections import OrderedDict
@@ -16,12 +17,12 @@ from mcpguard.errors import METHOD_NOT_FOUND, Reason, Refusal, Refused
 from mcpguard.pipeline.dispatch import refusal_of
 from mcpguard.protocol.headers import param_headers
 from mcpguard.protocol.mcp import META_CAPABILITIES, META_CLIENT_INFO, META_VERSION, MODERN_VERSIONS
-from mcpguard.upstream.link import Link, Message, Outbound, Route, UpstreamFailure
+from mcpguard.upstream.link import Link, Message, Outbound, UpstreamFailure
 
 log = Logger()
 
 View = tuple[str, str, str]
-"""A principal's key, and a route: the upstream's name and the path behind it."""
+"""A principal's key, the upstream's name, and the path behind it."""
 
 CLIENT_INFO = {"name": "mcp-guard", "version": "1"}
 
@@ -74,18 +75,19 @@ class ToolSchemas:
     def __len__(self) -> int:
         return len(self._known)
 
-    def learn(self, route: Route, principal_key: str, result: Message) -> None:
+    def learn(self, server: str, path: str, principal_key: str, result: Message) -> None:
         """Take the tools of a ``tools/list`` result that passes by, beside those asked for."""
-        known = self._known.get(_view(route, principal_key))
+        known = self._known.get((principal_key, server, path))
         if known is not None:
             self._take(known[1], result)
 
-    async def find(self, route: Route, principal_key: str, link: Link, tool: str) -> Any:
+    async def find(self, server: str, path: str, principal_key: str, link: Link, tool: str) -> Any:
         """The input schema of a tool with annotations, asked of the server; None without.
 
-        Raises Refused when the server cannot be asked.
+        ``path`` is what goes behind the URL of ``server``, ``link`` leads there. Raises Refused
+        when the server cannot be asked.
         """
-        view = _view(route, principal_key)
+        view = (principal_key, server, path)
         while True:
             at, tools = self._known.get(view, (float("-inf"), {}))
             if self.monotonic() - at < self.ttl_secs:
@@ -161,7 +163,3 @@ class ToolSchemas:
                 tools.pop(name, None)
             elif name in tools or len(tools) < self.max_tools:
                 tools[name] = schema
-
-
-def _view(route: Route, principal_key: str) -> View:
-    return principal_key, route.upstream.name, route.path

@@ -19,10 +19,11 @@ from mcpguard.protocol.mcp import (
     MODERN_VERSIONS,
 )
 from mcpguard.protocol.param_headers import (
+    built_param_headers,
     check_param_headers,
+    forwarded_param_headers,
     invalid_annotation,
     param_headers,
-    passed_param_headers,
 )
 
 __all__ = [
@@ -30,13 +31,14 @@ __all__ = [
     "METHOD_HEADER",
     "NAME_HEADER",
     "VERSION_HEADER",
+    "built_param_headers",
     "check_modern",
     "check_param_headers",
     "decode_value",
     "encode_value",
+    "forwarded_param_headers",
     "invalid_annotation",
     "param_headers",
-    "passed_param_headers",
     "routing_headers",
 ]
 

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from mcpguard.errors import Reason, Refusal
-from mcpguard.protocol.header_values import Headers, decode_value
+from mcpguard.protocol.header_values import Headers, decode_value, encode_value
 
 ANNOTATION = "x-mcp-header"
 PREFIX = "Mcp-Param-"
@@ -21,7 +21,8 @@ _SHOWN_NAME = 100
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[\t -~]*")
-_INTEGER = re.compile(r"(-?[0-9]{1,20})(?:\.0+)?")
+_INTEGER = re.compile(r"(-?[0-9]{1,400})(?:\.0+)?")
+"""As many digits as the largest number a parsed body can have; all of them cost next to nothing."""
 _TYPES = ("string", "integer", "boolean")
 
 # Where JSON Schema 2020-12 has schemas within a schema; everything else is data or a reference.
@@ -88,6 +89,34 @@ def check_param_headers(
             name = annotated.name[:_SHOWN_NAME]
             return Refusal(Reason.HEADER_MISMATCH, f"The header {name} {problem}")
     return None
+
+
+def built_param_headers(
+    schema: object, arguments: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Give the ``Mcp-Param-*`` headers that a ``tools/call`` with these arguments must carry.
+
+    None for what is absent or null, nor for containers, which no header can repeat. Raises
+    ValueError for a string with a lone surrogate, which no parsed message has.
+    """
+    return tuple(
+        (annotated.name, encode_value(_text_of(value)))
+        for annotated in param_headers(schema)
+        if not _is_absent(value := _value_at(arguments, annotated.path))
+    )
+
+
+def forwarded_param_headers(
+    schema: object, arguments: Mapping[str, Any], headers: Headers
+) -> tuple[tuple[str, str], ...]:
+    """Give what goes on to a server: `built_param_headers`, and the client's that no argument has.
+
+    A client's header is never beside one built from the body, or in place of one, whatever the
+    case of its name.
+    """
+    taken = {annotated.name.lower() for annotated in param_headers(schema)}
+    unknown = (pair for pair in passed_param_headers(headers) if pair[0].lower() not in taken)
+    return (*built_param_headers(schema, arguments), *unknown)
 
 
 def passed_param_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
@@ -164,8 +193,7 @@ def _compare(values: Sequence[str], value: object) -> str | None:
     """Say what is wrong with a header's values for an argument; None if nothing is."""
     if len(values) > 1:
         return "was sent more than once"
-    # A container cannot be repeated in a header; the server will refuse the argument itself.
-    absent = value is None or isinstance(value, dict | list)
+    absent = _is_absent(value)
     if not values:
         return None if absent else "is missing"
     if absent:
@@ -176,10 +204,23 @@ def _compare(values: Sequence[str], value: object) -> str | None:
     return None if _is_same(text, value) else "does not match the body"
 
 
-def _is_same(text: str, value: object) -> bool:
+def _is_absent(value: object) -> bool:
+    # A container cannot be repeated in a header; the server will refuse the argument itself.
+    return value is None or isinstance(value, dict | list)
+
+
+def _text_of(value: object) -> str:
+    """A value as a header spells it; what the schema does not allow there is still sent."""
     if isinstance(value, bool):
-        return text == ("true" if value else "false")
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else repr(value)
+
+
+def _is_same(text: str, value: object) -> bool:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if whole and not isinstance(value, bool):
         number = _INTEGER.fullmatch(text)
         return number is not None and int(number.group(1)) == value
-    return text == (value if isinstance(value, str) else repr(value))
+    return text == _text_of(value)

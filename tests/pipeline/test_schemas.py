@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason, Refused
 from mcpguard.pipeline.schemas import ToolSchemas
-from mcpguard.upstream.link import Route, UpstreamFailure
-from tests.pipeline.rig import MemoryLink, MemoryUpstream
+from mcpguard.upstream.link import UpstreamFailure
+from tests.pipeline.rig import MemoryLink
 
 ANNOTATED = {
     "type": "object",
@@ -43,14 +43,11 @@ class SchemaCase(SynchronousTestCase):
         self.schemas = ToolSchemas(
             self.clock.seconds, ttl_secs=300.0, max_tools=5, max_pages=3, max_views=4
         )
-        self.route = Route(MemoryUpstream(), "", "/mcp")
 
-    def ask(self, tool: str = "query", who: str = "alice", route: Route | None = None) -> Asker:
+    def ask(self, tool: str = "query", who: str = "alice", path: str = "") -> Asker:
         """Look for a tool's schema."""
         asker = Asker()
-        finding = Deferred.fromCoroutine(
-            self.schemas.find(route or self.route, who, asker.link, tool)
-        )
+        finding = Deferred.fromCoroutine(self.schemas.find("server", path, who, asker.link, tool))
 
         def refused(failure: Any) -> None:
             failure.trap(Refused)
@@ -141,10 +138,10 @@ class AnswerTests(SchemaCase):
         """What a caller lists meanwhile counts for that caller, and only for that one."""
         for who in ("alice", "bob"):
             self.ask(who=who).link.answer(0, result=page(("query", PLAIN)))
-        self.schemas.learn(self.route, "alice", page(("query", ANNOTATED)))
+        self.schemas.learn("server", "", "alice", page(("query", ANNOTATED)))
         self.assertEqual(self.ask(who="alice").found, [ANNOTATED])
         self.assertEqual(self.ask(who="bob").found, [None])
-        self.schemas.learn(self.route, "alice", page(("query", PLAIN)))
+        self.schemas.learn("server", "", "alice", page(("query", PLAIN)))
         self.assertEqual(self.ask(who="alice").found, [None])
 
 
@@ -154,8 +151,8 @@ class BoundTests(SchemaCase):
     def test_views(self) -> None:
         """Paths are the callers' to choose: what is known of each is kept for a few only."""
         for number in range(10):
-            route = Route(self.route.upstream, f"/{number}", "/mcp")
-            self.ask(route=route).link.answer(0, result=page(("query", ANNOTATED)))
+            asker = self.ask(path=f"/{number}")
+            asker.link.answer(0, result=page(("query", ANNOTATED)))
         self.assertEqual(len(self.schemas), 4)
 
     def test_the_view_in_use_stays(self) -> None:

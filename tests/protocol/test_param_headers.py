@@ -10,7 +10,9 @@ from mcpguard.errors import Reason
 from mcpguard.protocol.header_values import encode_value
 from mcpguard.protocol.param_headers import (
     ParamHeader,
+    built_param_headers,
     check_param_headers,
+    forwarded_param_headers,
     invalid_annotation,
     param_headers,
     passed_param_headers,
@@ -188,6 +190,100 @@ class CheckTests(SynchronousTestCase):
         lines = {} if header is None else {"mcp-param-region": (encode_value(header),)}
         refusal = check_param_headers(SCHEMA, {"region": argument}, lines)
         self.assertEqual(refusal is None, argument == header)
+
+
+NAMES = st.sampled_from(["a", "b", "Region", "x-y", "é"])
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+    | st.lists(st.integers(), max_size=2)
+)
+
+
+def _schemas(inner: "st.SearchStrategy[Any]") -> "st.SearchStrategy[Any]":
+    return st.fixed_dictionaries(
+        {"type": st.just("object"), "properties": st.dictionaries(NAMES, inner, max_size=3)}
+    )
+
+
+SCHEMAS = st.recursive(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["string", "integer", "boolean", "number"])},
+        optional={"x-mcp-header": st.sampled_from(["A", "a", "B", "Cc", "D-d", "e", "no token"])},
+    ),
+    _schemas,
+    max_leaves=6,
+)
+ARGUMENTS = st.dictionaries(
+    NAMES, st.recursive(VALUES, lambda inner: st.dictionaries(NAMES, inner, max_size=3)), max_size=3
+)
+
+
+def as_received(pairs: tuple[tuple[str, str], ...]) -> dict[str, tuple[str, ...]]:
+    """Headers as a server reads them: lower-case names, every line of one name together."""
+    lines: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        lines[name.lower()] = (*lines.get(name.lower(), ()), value.strip())
+    return lines
+
+
+class BuiltTests(SynchronousTestCase):
+    """`built_param_headers` and `forwarded_param_headers`."""
+
+    def test_built(self) -> None:
+        """Values of every type, as the header rules spell them."""
+        arguments = {"region": "\u00e9u", "deep": {"count": -5}, "dry": False, "free": 1.5}
+        self.assertEqual(
+            dict(built_param_headers(SCHEMA, arguments)),
+            {
+                "Mcp-Param-Region": "=?base64?w6l1?=",
+                "Mcp-Param-Count": "-5",
+                "Mcp-Param-Dry-Run": "false",
+            },
+        )
+
+    def test_absent(self) -> None:
+        """Nothing is built for null, for what is missing, and for a container."""
+        for arguments in ({}, {"region": None, "deep": None}, {"region": ["x"], "deep": 7}):
+            self.assertEqual(built_param_headers(SCHEMA, arguments), ())
+        self.assertEqual(built_param_headers(None, {"region": "x"}), ())
+
+    def test_whole_numbers(self) -> None:
+        """JSON knows one kind of number: 1.0 is the integer 1."""
+        built = built_param_headers(SCHEMA, {"deep": {"count": 1.0}})
+        self.assertEqual(built, (("Mcp-Param-Count", "1"),))
+
+    def test_forwarded(self) -> None:
+        """The client's own are replaced by what the body says; those of no argument stay."""
+        headers = {
+            "mcp-param-region": ("forged",),
+            "mcp-param-count": ("forged", "twice"),
+            "mcp-param-other": ("a", "b"),
+        }
+        self.assertEqual(
+            forwarded_param_headers(SCHEMA, {"region": "eu"}, headers),
+            (
+                ("Mcp-Param-Region", "eu"),
+                ("mcp-param-other", "a"),
+                ("mcp-param-other", "b"),
+            ),
+        )
+
+    @settings(deadline=None, max_examples=200)
+    @given(_schemas(SCHEMAS), ARGUMENTS, st.dictionaries(NAMES, TEXTS, max_size=2))
+    def test_what_is_built_passes(
+        self, schema: Any, arguments: dict[str, Any], own: dict[str, str]
+    ) -> None:
+        """For any schema and arguments the server's check accepts what the gateway sends."""
+        headers = {f"mcp-param-{name.lower()}": (encode_value(text),) for name, text in own.items()}
+        for pairs in (
+            built_param_headers(schema, arguments),
+            forwarded_param_headers(schema, arguments, headers),
+        ):
+            self.assertIsNone(check_param_headers(schema, arguments, as_received(pairs)))
 
 
 class PassedTests(SynchronousTestCase):
