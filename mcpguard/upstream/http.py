@@ -20,20 +20,45 @@ class HttpUpstream(UrlUpstream):
     ) -> Deferred[Opening]:
         """See `link.Upstream`."""
         try:
-            url = self._remote.target.url(path)
-        except ValueError as refused:
-            return fail(UpstreamFailure(Reason.UPSTREAM_FAILED, str(refused)))
-        session = HttpSession(self._remote, url, inbox, self._sessions.discard)
-        self._sessions.add(session)
+            session = self._session(inbox, path)
+        except UpstreamFailure as failure:
+            return fail(failure)
         return session.open(principal_key, params)
+
+    def resume_session(
+        self,
+        principal_key: str,
+        params: Message,
+        version: str,
+        session_id: str | None,
+        inbox: Inbox,
+        path: str,
+    ) -> Deferred[Link]:
+        """See `link.Upstream`: no server is asked before the link is used."""
+        try:
+            session = self._session(inbox, path)
+        except UpstreamFailure as failure:
+            return fail(failure)
+        session.resume(version, session_id)
+        return succeed(session)
 
     def stateless(self, principal_key: str, path: str) -> Deferred[Link]:
         """See `link.Upstream`: a new link each time, for there is nothing to share."""
         try:
-            url = self._remote.target.url(path)
+            return succeed(StatelessHttpLink(self._remote, self._url(path)))
+        except UpstreamFailure as failure:
+            return fail(failure)
+
+    def _session(self, inbox: Inbox, path: str) -> HttpSession:
+        session = HttpSession(self._remote, self._url(path), inbox, self._sessions.discard)
+        self._sessions.add(session)
+        return session
+
+    def _url(self, path: str) -> str:
+        try:
+            return self._remote.target.url(path)
         except ValueError as refused:
-            return fail(UpstreamFailure(Reason.UPSTREAM_FAILED, str(refused)))
-        return succeed(StatelessHttpLink(self._remote, url))
+            raise UpstreamFailure(Reason.UPSTREAM_FAILED, str(refused)) from refused
 
     def _probe(self) -> Deferred[Eras]:
         return Deferred.fromCoroutine(probe_eras(self._remote, self._settings.era, DISCOVER_SECS))

@@ -52,6 +52,8 @@ class HttpBounds:
     """Notifications and responses of one session under way at once; further ones are dropped."""
     close_secs: float
     """For the DELETE of a session."""
+    doubt_secs: float
+    """How long a resumed session may go unused before the server is asked whether it knows it."""
     busy_secs: float
     """``Retry-After`` when ``max_concurrency`` is reached."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from mcpguard.errors import INVALID_REQUEST, Reason
@@ -19,6 +20,7 @@ from mcpguard.upstream.http_call import HttpCall
 from mcpguard.upstream.http_oneway import OneWay
 from mcpguard.upstream.http_reader import may_answer, refusal_of
 from mcpguard.upstream.http_remote import GET_HEADERS, POST_HEADERS, Remote
+from mcpguard.upstream.http_sinks import Handshake, Nobody
 from mcpguard.upstream.http_stream import ServerStream
 from mcpguard.upstream.link import (
     Call,
@@ -43,7 +45,7 @@ _SERVER_ERROR = -32000
 
 @define(eq=False, repr=False)
 class HttpSession:
-    """Implements `link.Link` for one session; `open` shakes hands.
+    """Implements `link.Link` for one session; `open` shakes hands, `resume` has no need to.
 
     Requests made while ``notifications/initialized`` is on its way wait for it: over HTTP a later
     POST may well arrive first. ``on_end`` is called once the session is over.
@@ -62,18 +64,32 @@ class HttpSession:
     """Requests that wait for ``initialized`` to be taken; None while nothing has to wait."""
     _posts: set[OneWay] = field(init=False, factory=set)
     _stream: ServerStream | None = field(init=False, default=None)
+    _doubt: IDelayedCall | None = field(init=False, default=None)
+    """Set while nobody knows whether the server still has the session."""
     _over: UpstreamFailure | None = field(init=False, default=None)
 
     def open(self, principal_key: str, params: Message) -> Deferred[Opening]:
         """Shake hands; errbacks with `UpstreamFailure` or `InitializeRejected`."""
         opening: Deferred[Opening] = Deferred(self._given_up)
         outbound = Outbound(0, "initialize", params, "", principal_key)
-        call = HttpCall(self.remote, self, outbound, _Handshake(self, opening))
+        call = HttpCall(self.remote, self, outbound, Handshake(self, opening))
         if call.prepare():
             self._handshake = call
             self._calls.add(call)
             call.send()
         return opening
+
+    def resume(self, version: str, session_id: str | None) -> None:
+        """Go on with a session of an earlier life; nothing is sent until it is used.
+
+        The server's own stream is opened once it has shown that it knows the session. One that
+        only waits for that stream asks by a ping after ``doubt_secs``: a 404 to the stream itself
+        would not tell a forgotten session from a server that has no such stream.
+        """
+        self._version, self.session_id = version, session_id
+        if session_id is not None:
+            remote = self.remote
+            self._doubt = remote.clock.callLater(remote.bounds.doubt_secs, self._ping)
 
     def established(self, message: Message) -> Opening:
         """Take the answer to ``initialize``; raises as `open` errbacks."""
@@ -87,7 +103,13 @@ class HttpSession:
             self._abandon("no usable protocolVersion")
             raise UpstreamFailure(Reason.UPSTREAM_FAILED, "no usable protocolVersion")
         self._version = version
-        return Opening(self, result, ephemeral=self.session_id is None)
+        return Opening(
+            self,
+            result,
+            ephemeral=self.session_id is None,
+            session_id=self.session_id,
+            resumable=True,
+        )
 
     def unopened(self, failure: UpstreamFailure) -> None:
         """The handshake has failed; a session the server has begun is ended there too."""
@@ -140,6 +162,8 @@ class HttpSession:
 
     def opened(self, call: HttpCall, head: Head) -> None:
         """See `http_call.CallLink`: the head of ``initialize``'s answer names the session."""
+        if head.status == 200 and self._doubt is not None:
+            self._known()
         if call is not self._handshake or head.status != 200:
             return
         given = head.headers.get("mcp-session-id", ())
@@ -254,6 +278,8 @@ class HttpSession:
         self._posts.discard(post)
         if head is not None and head.status >= 300:
             failure = self.refused(head, message)
+        elif head is not None and self._doubt is not None:
+            self._known()
         if failure is None:
             return
         log.warn(
@@ -273,12 +299,30 @@ class HttpSession:
     ) -> None:
         self._posted(post, head, message, failure)
         self._release()
+        self._listen()
+
+    def _listen(self) -> None:
         if self._over is None and self.session_id is not None and self._stream is None:
             # Without a session the server has nobody to tell anything later.
             self._stream = ServerStream(
                 self.remote, self.url, self._stream_headers, self._hear, self.forgotten
             )
             self._stream.start()
+
+    def _known(self) -> None:
+        """The server knows the session that was resumed."""
+        self._dispel()
+        self._listen()
+
+    def _dispel(self) -> None:
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None and doubt.active():
+            doubt.cancel()
+
+    def _ping(self) -> None:
+        """Ask whether the server knows the session, unless a request is asking that already."""
+        if not self._calls:
+            self.request(Outbound(0, "ping", None, self._version or "", ""), Nobody())
 
     def _release(self) -> None:
         held, self._held = self._held or [], None
@@ -319,6 +363,7 @@ class HttpSession:
         if self._over is not None:
             return False
         self._over = failure
+        self._dispel()
         if self._stream is not None:
             self._stream.stop()
         for post in tuple(self._posts):
@@ -329,31 +374,3 @@ class HttpSession:
         self._held = None
         self.on_end(self)
         return True
-
-
-@define(eq=False, repr=False)
-class _Handshake:
-    """The sink of ``initialize``."""
-
-    session: HttpSession
-    opening: Deferred[Opening]
-
-    def notification(self, message: Message) -> None:
-        """Drop it: nobody listens yet."""
-
-    def answer(self, message: Message) -> None:
-        """The server has answered."""
-        if self.opening.called:
-            return
-        try:
-            opening = self.session.established(message)
-        except (InitializeRejected, UpstreamFailure) as failed:
-            self.opening.errback(failed)
-        else:
-            self.opening.callback(opening)
-
-    def failed(self, failure: UpstreamFailure) -> None:
-        """The server has not answered."""
-        self.session.unopened(failure)
-        if not self.opening.called:
-            self.opening.errback(failure)

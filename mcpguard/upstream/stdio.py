@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -199,6 +199,18 @@ class StdioUpstream:
     ) -> Deferred[Opening]:
         """Open a session on a child of its own, or on a shared one, as ``isolation`` says."""
         return Deferred.fromCoroutine(self._open_session(principal_key, params, inbox))
+
+    def resume_session(
+        self,
+        principal_key: str,
+        params: Message,
+        version: str,
+        session_id: str | None,
+        inbox: Inbox,
+        path: str,
+    ) -> Deferred[Link]:
+        """Errback: sessions live in a child, and no child outlives the gateway."""
+        return fail(UpstreamFailure(Reason.SESSION_NOT_FOUND, "sessions end with their child"))
 
     def stateless(self, principal_key: str, path: str) -> Deferred[Link]:
         """A link to the child that serves this principal's stateless requests."""

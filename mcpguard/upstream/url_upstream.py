@@ -47,6 +47,7 @@ BOUNDS = HttpBounds(
     max_id_bytes=1024,
     max_posts=100,
     close_secs=3.0,
+    doubt_secs=1.0,
     busy_secs=1.0,
 )
 VIGIL = VigilBounds(check_secs=15.0, first_retry=1.0, max_retry=30.0)

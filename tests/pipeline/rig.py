@@ -15,6 +15,7 @@ from mcpguard.config.settings import (
     RateLimitSettings,
     ServerSettings,
 )
+from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers, Incoming
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.observe.events import OUTCOME_TYPES, Event
@@ -232,6 +233,12 @@ class MemoryUpstream:
     failure: UpstreamFailure | None = None
     links: list[MemoryLink] = field(factory=list)
     inboxes: list[Inbox] = field(factory=list)
+    resumable: bool = False
+    """Whether its sessions outlive the gateway."""
+    session_id: str | None = None
+    """What it calls each of its sessions."""
+    resumed_with: list[tuple[str, Message, str, str | None, str]] = field(factory=list)
+    """The principal, params, version, session id and path of each session taken up again."""
     initialized_with: list[Message] = field(factory=list)
     result: Message = field(
         factory=lambda: {
@@ -268,7 +275,25 @@ class MemoryUpstream:
         self.inboxes.append(inbox)
         link = self._link()
         result = {**self.result, "protocolVersion": params["protocolVersion"]}
-        return succeed(Opening(link, result))
+        return succeed(Opening(link, result, session_id=self.session_id, resumable=self.resumable))
+
+    def resume_session(
+        self,
+        principal_key: str,
+        params: Message,
+        version: str,
+        session_id: str | None,
+        inbox: Inbox,
+        path: str,
+    ) -> Deferred[Link]:
+        """A new link to the old session, where the test lets sessions live on."""
+        if self.failure:
+            return fail(self.failure)
+        if not self.resumable:
+            return fail(UpstreamFailure(Reason.SESSION_NOT_FOUND, "ended with the gateway"))
+        self.resumed_with.append((principal_key, params, version, session_id, path))
+        self.inboxes.append(inbox)
+        return succeed(self._link())
 
     def stateless(self, principal_key: str, path: str) -> Deferred[Link]:
         """A link of its own for each request."""

@@ -418,6 +418,19 @@ class EndTests(StdioCase):
         self.assertEqual(self.reactor.wardens[1].written, b"+1000\n+1001\n")
 
 
+class ResumeTests(StdioCase):
+    """`StdioUpstream.resume_session`."""
+
+    def test_sessions_end_with_their_child(self) -> None:
+        """No child outlives the gateway, so there is nothing to come back to, and none starts."""
+        resuming = self.upstream.resume_session(
+            ALICE, CLIENT_PARAMS, "2025-06-18", None, InboxDouble(), ""
+        )
+        failure = self.failureResultOf(resuming, UpstreamFailure).value
+        self.assertIs(failure.reason, Reason.SESSION_NOT_FOUND)
+        self.assertEqual(self.reactor.children, [])
+
+
 class PipesFirstErasTests(ErasTests):
     """The same, when the ends of a child's pipes are seen before its exit."""
 

@@ -1,0 +1,137 @@
+"""Sessions over HTTP that were opened in an earlier life of the gateway."""
+
+from mcpguard.errors import Reason
+from mcpguard.upstream.http_session import HttpSession
+from mcpguard.upstream.link import Link, UpstreamFailure
+from mcpguard.upstream.url_upstream import BOUNDS
+from tests.upstream.http_doubles import LEGACY, HttpCase, Inbox, Sink
+
+PARAMS = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t"}}
+
+
+class ResumeTests(HttpCase):
+    """`HttpUpstream.resume_session`."""
+
+    def resumed(
+        self, inbox: Inbox | None = None, session_id: str | None = "s1", path: str = ""
+    ) -> Link:
+        """A link to an old session."""
+        return self.successResultOf(
+            self.upstream.resume_session(
+                "api_key:a", PARAMS, LEGACY, session_id, inbox or Inbox(), path
+            )
+        )
+
+    def test_nothing_is_sent_before_use(self) -> None:
+        """Taking a session up again costs the server nothing."""
+        self.resumed()
+        self.assertEqual(self.wire.requests, [])
+
+    def test_requests_carry_the_session(self) -> None:
+        """The server sees its own session id, the negotiated version and the path."""
+        _, sink, sent = self.ask(self.resumed(path="/deep"), self.legacy())
+        self.assertEqual(sent.headers["mcp-session-id"], "s1")
+        self.assertEqual(sent.headers["mcp-protocol-version"], LEGACY)
+        self.assertEqual(sent.url, "http://127.0.0.1:9/mcp/deep")
+        sent.result({"ok": True})
+        self.assertEqual(sink.answers[0]["result"], {"ok": True})
+
+    def test_stream_after_the_first_answer(self) -> None:
+        """Once the server has shown that it knows the session its stream is opened, once."""
+        inbox = Inbox()
+        link = self.resumed(inbox)
+        for _ in range(2):
+            self.ask(link, self.legacy())[2].result({})
+        self.clock.advance(BOUNDS.doubt_secs)
+        (stream,) = [one for one in self.wire.requests if one.method == "GET"]
+        self.assertEqual(stream.headers["mcp-session-id"], "s1")
+        stream.events()
+        stream.event({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        self.assertEqual(len(inbox.notifications), 1)
+        self.assertEqual(self.wire.of("ping"), [])
+
+    def test_stream_after_a_notification(self) -> None:
+        """A notification that is taken shows it as well."""
+        link = self.resumed()
+        link.notify("notifications/roots/list_changed", None)
+        self.wire.last("POST").status(202)
+        self.assertEqual(self.wire.last().method, "GET")
+
+    def test_a_listener_is_served(self) -> None:
+        """A session that nothing is asked in is asked about, and has its stream."""
+        self.resumed()
+        self.clock.advance(BOUNDS.doubt_secs)
+        self.wire.last().result({})
+        self.assertEqual(self.wire.last().method, "GET")
+
+    def test_a_listener_hears_of_the_loss(self) -> None:
+        """If the server has forgotten it, that shows without a request of the client."""
+        inbox = Inbox()
+        self.resumed(inbox)
+        self.clock.advance(BOUNDS.doubt_secs)
+        self.wire.last().status(404)
+        (closing,) = inbox.closings
+        self.assertIs(closing.reason, Reason.SESSION_NOT_FOUND)
+
+    def test_no_ping_beside_a_request(self) -> None:
+        """A slow request answers the question by itself."""
+        link = self.resumed()
+        self.ask(link, self.legacy())
+        self.clock.advance(BOUNDS.doubt_secs)
+        self.assertEqual(self.wire.of("ping"), [])
+
+    def test_forgotten(self) -> None:
+        """A request to a session that is gone fails as one nobody has looked at."""
+        inbox = Inbox()
+        _, sink, sent = self.ask(self.resumed(inbox), self.legacy())
+        sent.status(404)
+        self.assertIs(sink.reason, Reason.SESSION_NOT_FOUND)
+        self.assertEqual(len(inbox.closings), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_without_a_session_id(self) -> None:
+        """A server that keeps no sessions gets the version, no stream and no ping."""
+        link = self.resumed(session_id=None)
+        self.clock.advance(60)
+        self.assertEqual(self.wire.requests, [])
+        _, _, sent = self.ask(link, self.legacy())
+        self.assertNotIn("mcp-session-id", sent.headers)
+        self.assertEqual(sent.headers["mcp-protocol-version"], LEGACY)
+        sent.result({})
+        self.assertEqual(len(self.wire.requests), 1)
+
+    def test_close(self) -> None:
+        """It is DELETEd like any other, and leaves no timer behind."""
+        closing = self.resumed().close()
+        self.wire.last("DELETE").status(200)
+        self.successResultOf(closing)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_bad_path(self) -> None:
+        """A path that would climb reaches nothing."""
+        self.failureResultOf(
+            self.upstream.resume_session("a", PARAMS, LEGACY, "s1", Inbox(), "/%2e%2e"),
+            UpstreamFailure,
+        )
+
+    def test_openings_can_be_resumed(self) -> None:
+        """What a handshake gives says how to come back to it."""
+        for session_id in ("s1", None):
+            opening = self.opening()
+            headers = {} if session_id is None else {"Mcp-Session-Id": session_id}
+            self.wire.last().result({"protocolVersion": LEGACY}, headers)
+            opened = self.successResultOf(opening)
+            self.assertEqual((opened.session_id, opened.resumable), (session_id, True))
+            self.assertIsInstance(opened.link, HttpSession)
+            self.assertNotIn("s1", repr(opened))
+
+    def test_stop(self) -> None:
+        """A stopped upstream ends resumed sessions too."""
+        link = self.resumed()
+        stopping = self.upstream.stop()
+        self.wire.last("DELETE").status(200)
+        self.clock.advance(0)
+        self.successResultOf(stopping)
+        sink = Sink()
+        link.request(self.legacy(), sink)
+        self.assertEqual(sink.ends, 1)
