@@ -119,6 +119,36 @@ class BareTests(SynchronousTestCase):
         assert params is not None
         self.assertEqual(params["_meta"]["io.modelcontextprotocol/protocolVersion"], MODERN)
 
+    def test_stateless_server_with_header_parameters(self) -> None:
+        """What a stateless HTTP server wants repeated in headers is built from the body."""
+        upstream = MemoryUpstream(transport="http", known_eras=Eras(legacy=False, modern=(MODERN,)))
+        schema = {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+        tool = {"name": "query", "inputSchema": schema}
+        upstream.reply = lambda outbound: {
+            "result": {"tools": [tool]} if outbound.method == "tools/list" else {"content": []}
+        }
+        rig = Rig(upstream=upstream)
+        params = {"name": "query", "arguments": {"region": "ü"}}
+        forged = {"Mcp-Param-Region": "us", "Mcp-Param-Other": "1"}
+        for _ in range(2):
+            outlet = rig.call("tools/call", params, accept="*/*", headers=forged)
+            self.assertEqual(outlet.json["result"], {"content": []})
+        self.assertEqual(
+            [sent.method for sent in upstream.asked], ["tools/list", "tools/call", "tools/call"]
+        )
+        built = (("Mcp-Param-Region", "=?base64?w7w=?="), ("mcp-param-other", "1"))
+        self.assertEqual([sent.headers for sent in upstream.asked[1:]], [built, built])
+
+    def test_stateless_server_that_does_not_list(self) -> None:
+        """Without the schemas nobody knows the headers: the call is not sent."""
+        upstream = MemoryUpstream(transport="http", known_eras=Eras(legacy=False, modern=(MODERN,)))
+        upstream.reply = lambda outbound: {"error": {"code": -32603, "message": "no"}}
+        rig = Rig(upstream=upstream)
+        outlet = rig.call("tools/call", {"name": "query"}, accept="*/*")
+        self.assertEqual(outlet.status, 502)
+        self.assertEqual([sent.method for sent in upstream.asked], ["tools/list"])
+        self.assertEqual([link.closed for link in upstream.links], [1])
+
     def test_curl_without_content_type(self) -> None:
         """Curl -d announces a form; a page could do so too, but then it has an Origin."""
         form = {"Content-Type": "application/x-www-form-urlencoded"}

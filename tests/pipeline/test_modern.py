@@ -223,8 +223,18 @@ class ParamHeaderTests(ModernCase):
             )
         calls = [sent for sent in self.upstream.asked if sent.method == "tools/call"]
         self.assertEqual(len(self.upstream.asked), 3)
+        self.assertEqual(calls[0].headers, (("Mcp-Param-Region", "eu"),))
+
+    def test_rebuilt_from_the_body(self) -> None:
+        """What goes up is spelled by the gateway; headers of no argument are passed unchanged."""
+        self.rig.modern(
+            "tools/call",
+            {"name": "query", "arguments": {"region": "eu"}},
+            headers={"mcp-param-REGION": "=?base64?ZXU=?=", "Mcp-Param-Later": " =?base64?x"},
+        )
         self.assertEqual(
-            [(n.lower(), v) for n, v in calls[0].headers], [("mcp-param-region", "eu")]
+            self.upstream.asked[-1].headers,
+            (("Mcp-Param-Region", "eu"), ("mcp-param-later", " =?base64?x")),
         )
 
     def test_mismatch(self) -> None:

@@ -40,6 +40,18 @@ class RequestTests(HttpCase):
         )
         self.assertEqual((sent.method, sent.url), ("POST", "http://127.0.0.1:9/base?tenant=7"))
 
+    def test_names_that_no_header_can_carry(self) -> None:
+        """Names beyond plain ASCII go up in Base64, whatever the client's header was."""
+        for method, params, name in (
+            ("prompts/get", {"name": "grüß"}, "=?base64?Z3LDvMOf?="),
+            ("resources/read", {"uri": " a\nb"}, "=?base64?IGEKYg==?="),
+            ("tools/call", {"name": "=?base64?eA==?="}, "=?base64?PT9iYXNlNjQ/ZUE9PT89?="),
+        ):
+            outbound = Outbound(1, method, {**params, "_meta": META}, MODERN, "api_key:a")
+            _, _, sent = self.ask(self.stateless(), outbound)
+            self.assertEqual(sent.headers["mcp-method"], method)
+            self.assertEqual(sent.headers["mcp-name"], name)
+
     def test_param_headers_pass_and_others_do_not(self) -> None:
         """Of the outbound headers only ``Mcp-Param-*`` go up."""
         outbound = Outbound(
