@@ -91,7 +91,14 @@ _NOT_THE_CLIENTS = frozenset({"_meta", "inputResponses", "requestState", "task"}
 
 
 class Untranslatable(Exception):
-    """A server's answer that has no form in the client's era; the words are for the log."""
+    """A server's answer that has no form in the client's era.
+
+    ``text`` is fit for the client, ``detail`` may quote the server and is for the log.
+    """
+
+    def __init__(self, text: str, detail: str = "") -> None:
+        super().__init__(detail or text)
+        self.text = text
 
 
 @frozen
@@ -176,31 +183,33 @@ def initialize_result(discovered: Mapping[str, Any], version: str, name: str) ->
     return result
 
 
-def stateless_params(
-    params: Mapping[str, Any] | None,
-    client: Introduction,
-    version: str,
-    log_level: str | None,
-) -> Message:
-    """The params of a request with the ``_meta`` that the stateless era wants in each.
+def passed_params(params: Mapping[str, Any] | None) -> Message:
+    """A client's params without what only the bridge may say in its place.
 
-    Of the client's own ``_meta`` all stays that is not the protocol's (its progress token, trace
-    context); the protocol's keys are the gateway's to write.
+    Of its ``_meta`` all stays that is not the protocol's: its progress token, trace context.
     """
     given = params or {}
+    passed = {key: value for key, value in given.items() if key not in _NOT_THE_CLIENTS}
     meta = given.get("_meta")
-    kept = meta if isinstance(meta, dict) else {}
-    written: Message = {
-        **{key: value for key, value in kept.items() if not key.startswith(META_PREFIX)},
+    if isinstance(meta, dict):
+        passed["_meta"] = {k: v for k, v in meta.items() if not k.startswith(META_PREFIX)}
+    return passed
+
+
+def introduced(
+    params: Mapping[str, Any], client: Introduction, version: str, log_level: str | None
+) -> Message:
+    """`passed_params` with the ``_meta`` that the stateless era wants in every request."""
+    meta: Message = {
+        **params.get("_meta", {}),
         META_VERSION: version,
         META_CAPABILITIES: client.capabilities,
     }
     if client.info is not None:
-        written[META_CLIENT_INFO] = client.info
+        meta[META_CLIENT_INFO] = client.info
     if log_level is not None:
-        written[META_LOG_LEVEL] = log_level
-    plain = {key: value for key, value in given.items() if key not in _NOT_THE_CLIENTS}
-    return {**plain, "_meta": written}
+        meta[META_LOG_LEVEL] = log_level
+    return {**params, "_meta": meta}
 
 
 def handshake_result(result: Mapping[str, Any]) -> Message:
@@ -210,7 +219,10 @@ def handshake_result(result: Mapping[str, Any]) -> Message:
     """
     kind = result.get("resultType", "complete")
     if kind != "complete":
-        raise Untranslatable(f"a result of the type {str(kind)[:40]!r}")
+        raise Untranslatable(
+            "The server's answer is of a type that the gateway does not know",
+            f"a result of the type {str(kind)[:40]!r}",
+        )
     plain = {key: value for key, value in result.items() if key not in MODERN_MEMBERS}
     return without_modern_meta(plain)
 

@@ -92,13 +92,13 @@ def read_round(
     if asked is None:
         asked = {}
     if not isinstance(asked, dict) or not (state is None or isinstance(state, str)):
-        raise Untranslatable("a malformed round")
+        raise Untranslatable("The server asked for input in a way that is not valid")
     if state is None and not asked:
-        raise Untranslatable("a round that asks for nothing")
+        raise Untranslatable("The server asked for input without asking anything")
     if len(asked) > bounds.entries:
-        raise Untranslatable("too many questions in one round")
+        raise Untranslatable("The server asked too many questions at once")
     if len(encode({"inputRequests": asked, "requestState": state})) > bounds.size:
-        raise Untranslatable("a round that is too large")
+        raise Untranslatable("The server asked for too much at once")
     questions = (_question(key, entry, capabilities) for key, entry in asked.items())
     return Round(tuple(questions), state)
 
@@ -111,9 +111,7 @@ def next_params(
     ``params`` are those of the first request. A state is sent back exactly as it came, and none
     where none came.
     """
-    repeated = {
-        key: value for key, value in params.items() if key not in ("inputResponses", "requestState")
-    }
+    repeated = dict(params)
     if answers:
         repeated["inputResponses"] = dict(answers)
     if state is not None:
@@ -139,10 +137,12 @@ def _question(key: str, entry: object, capabilities: Mapping[str, Any]) -> Quest
     params = entry.get("params", {}) if isinstance(entry, dict) else None
     needed = _NEEDED.get(method) if isinstance(method, str) else None
     if needed is None or not isinstance(method, str) or not isinstance(params, dict):
-        raise Untranslatable("a question that the protocol does not know")
+        raise Untranslatable("The server asked what the protocol does not know")
     declared = capabilities.get(needed)
     if not isinstance(declared, dict) or not _is_covered(method, params, declared):
-        raise Untranslatable(f"{method}, which the client did not say it could answer")
+        raise Untranslatable(
+            f"The server sent {method}, which the client did not say it could answer"
+        )
     plain = without_modern_meta(params)
     plain.pop("task", None)
     return Question(key, method, plain)
