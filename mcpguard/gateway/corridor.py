@@ -11,10 +11,11 @@ from mcpguard.identity.chain import Chain
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.admission import Admission
-from mcpguard.pipeline.bare import BareWire, SessionPool
+from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.corridor import CorridorBounds, Pipeline
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
+from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.sessions import Session, SessionBounds
@@ -40,6 +41,7 @@ SESSIONS = SessionBounds(
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
+MAX_POOLED_PER_PRINCIPAL = 100
 MAX_SCHEMA_VIEWS = 1_000
 MAX_LISTENS = 20
 MAX_LISTEN_URIS = 100
@@ -121,7 +123,12 @@ def corridor_for(
         ),
         bare=BareWire(
             admission=admission,
-            pool=SessionPool(monotonic, idle_secs=900.0, max_sessions=MAX_POOLED_SESSIONS),
+            pool=SessionPool(
+                monotonic,
+                idle_secs=900.0,
+                max_sessions=MAX_POOLED_SESSIONS,
+                max_per_principal=MAX_POOLED_PER_PRINCIPAL,
+            ),
             schemas=schemas,
             clock=clock,
             commit_after=COMMIT_AFTER_SECS,

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from mcpguard.config.settings import Settings, UpstreamSettings
 from mcpguard.observe.events import Event, Meter, Recorder
-from mcpguard.pipeline.bare import PooledSession
+from mcpguard.pipeline.pool import PooledSession
 from mcpguard.pipeline.schemas import CLIENT_INFO, OneAnswer, gateway_meta
 from mcpguard.protocol.mcp import LATEST_LEGACY, META_SERVER_INFO, MODERN_VERSIONS
 from mcpguard.upstream.http import HttpUpstream
