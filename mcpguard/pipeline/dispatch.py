@@ -21,7 +21,7 @@ from mcpguard.errors import (
     Reason,
     Refusal,
 )
-from mcpguard.pipeline.streams import PostAnswer
+from mcpguard.pipeline.streams import Reply
 from mcpguard.pipeline.trip import Trip
 from mcpguard.policy.filters import filter_list
 from mcpguard.policy.principal import Principal
@@ -146,7 +146,7 @@ class RunningCall:
     """A request that policy allowed, under way at a server. Is the link's `CallSink`."""
 
     trip: Trip
-    reply: PostAnswer
+    reply: Reply
     client_id: Id
     principal: Principal
     server: str

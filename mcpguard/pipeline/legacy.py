@@ -10,13 +10,21 @@ from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, authorize, refusal_of
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import Session, SessionBounds
-from mcpguard.pipeline.streams import JSON_TYPE, EventStream, PostAnswer, parse_event_id, stop_timer
+from mcpguard.pipeline.streams import (
+    JSON_TYPE,
+    EventStream,
+    PostAnswer,
+    Reply,
+    parse_event_id,
+    stop_timer,
+)
 from mcpguard.pipeline.trip import Trip, digest_of
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS
 from mcpguard.upstream.link import (
     InitializeRejected,
     Message,
+    Opening,
     Outbound,
     UpstreamFailure,
 )
@@ -60,6 +68,46 @@ def offered_to_client(result: Message) -> Message:
     }
 
 
+def permitted_params(trip: Trip, request: Request) -> Message:
+    """The params of an ``initialize`` as they go upstream; raises Refused if it may not."""
+    principal, route = trip.principal, trip.route
+    assert principal is not None
+    assert route is not None
+    params = offered_to_server(request.params or {})
+    refusal = authorize(principal, route.upstream.name, request)
+    if refusal is not None:
+        raise Refused(refusal)
+    trip.step("Authorized")
+    return params
+
+
+async def shake_hands(session: Session, params: Message) -> Opening:
+    """Open the server's side of a session with these ``initialize`` params of its client.
+
+    Gives the session its link and the version agreed on. Raises `InitializeRejected` with the
+    server's own error, and Refused when there is no session after all; nothing is left open then.
+    """
+    route = session.route
+    try:
+        eras = await route.upstream.eras()
+        if not eras.legacy:
+            data = {"supported": list(eras.modern), "requested": params["protocolVersion"]}
+            raise Refused(Refusal(Reason.UPSTREAM_ERA, data=data))
+        opening = await route.upstream.open_session(
+            session.principal.key, params, session, route.path
+        )
+    except UpstreamFailure as failure:
+        raise Refused(refusal_of(failure)) from failure
+    version = opening.result.get("protocolVersion")
+    if version not in LEGACY_VERSIONS or session.ended:
+        close_quietly(opening.link)
+        detail = f"protocolVersion {version!r} or early end"
+        raise Refused(Refusal(Reason.UPSTREAM_FAILED, detail=detail))
+    session.link = opening.link
+    session.version = version
+    return opening
+
+
 @define(eq=False)
 class LegacyWire:
     """POST, GET and DELETE of clients that shake hands."""
@@ -78,26 +126,8 @@ class LegacyWire:
         principal, route = trip.principal, trip.route
         assert principal is not None
         assert route is not None
-        params = offered_to_server(request.params or {})
-        refusal = authorize(principal, route.upstream.name, request)
-        if refusal is not None:
-            raise Refused(refusal)
-        trip.step("Authorized")
+        params = permitted_params(trip, request)
         self.table.reserve(principal)
-        try:
-            eras = await route.upstream.eras()
-        except UpstreamFailure as failure:
-            raise Refused(refusal_of(failure)) from failure
-        if not eras.legacy:
-            raise Refused(
-                Refusal(
-                    Reason.UPSTREAM_ERA,
-                    data={
-                        "supported": list(eras.modern),
-                        "requested": params["protocolVersion"],
-                    },
-                )
-            )
         session = Session(
             id=self.new_session_id(),
             principal=principal,
@@ -111,23 +141,14 @@ class LegacyWire:
             last_used=trip.books.clocks.monotonic(),
         )
         try:
-            opening = await route.upstream.open_session(principal.key, params, session, route.path)
+            opening = await shake_hands(session, params)
         except InitializeRejected as rejected:
             self._answer(trip, {"error": rejected.error}, [])
             return
-        except UpstreamFailure as failure:
-            raise Refused(refusal_of(failure)) from failure
-        session.link = opening.link
-        version = opening.result.get("protocolVersion")
-        if version not in LEGACY_VERSIONS or session.ended or trip.outlet.gone:
+        if trip.outlet.gone:
             close_quietly(opening.link)
-            if trip.outlet.gone:
-                trip.settle("cancelled", 200)
-                return
-            raise Refused(
-                Refusal(Reason.UPSTREAM_FAILED, detail=f"protocolVersion {version!r} or early end")
-            )
-        session.version = version
+            trip.settle("cancelled", 200)
+            return
         try:
             # Others may have come while the server was starting.
             self.table.reserve(principal)
@@ -159,15 +180,13 @@ class LegacyWire:
         if isinstance(message, Request):
             await self._request(trip, session, message)
         elif isinstance(message, Notification):
-            self._notification(trip, session, message)
+            self.notify(trip, session, message)
+            self._accepted(trip)
         else:
             session.take_response(message.fields)
             self._accepted(trip)
 
     async def _request(self, trip: Trip, session: Session, request: Request) -> None:
-        principal, link = trip.principal, session.link
-        assert principal is not None
-        assert link is not None
         if request.method == "initialize":
             raise Refused(Refusal(Reason.INVALID_REQUEST, "This session is already initialized"))
         await self.admission.admit(trip, session.route.upstream.name, request, modern=False)
@@ -180,6 +199,13 @@ class LegacyWire:
             new_stream=session.new_stream,
             prime=session.version >= _PRIMING_SINCE,
         )
+        self.run(trip, session, request, reply)
+
+    def run(self, trip: Trip, session: Session, request: Request, reply: Reply) -> None:
+        """Send a request that was admitted, and its answer by ``reply``."""
+        principal, link = trip.principal, session.link
+        assert principal is not None
+        assert link is not None
         call = RunningCall(
             trip=trip,
             reply=reply,
@@ -209,7 +235,8 @@ class LegacyWire:
             session.running.remove(call)
         session.last_used = self.clock.seconds()
 
-    def _notification(self, trip: Trip, session: Session, message: Notification) -> None:
+    def notify(self, trip: Trip, session: Session, message: Notification) -> None:
+        """Pass on what a client tells its session; what is not relayed is settled as dropped."""
         known = METHODS.get(message.method)
         if message.method == "notifications/cancelled":
             wanted = (message.params or {}).get("requestId")
@@ -232,7 +259,6 @@ class LegacyWire:
             trip.settle("dropped", 202, reason=Reason.UNKNOWN_METHOD.value)
         else:
             session.link.notify(message.method, message.params)
-        self._accepted(trip)
 
     def _accepted(self, trip: Trip) -> None:
         trip.settle("success", 202)

@@ -6,6 +6,7 @@ message (2026-07-28 Streamable HTTP: an error before that must carry its own HTT
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall
@@ -129,6 +130,41 @@ class EventStream:
     def cut_by(self, timer: IDelayedCall) -> None:
         """Stop ``timer``, which ends the present connection, once that one is over anyway."""
         self._cutting = timer
+
+
+class Reply(Protocol):
+    """How the answer to one request, and what comes in its course, reaches the client."""
+
+    outlet: Outlet
+    """The connection that carries it."""
+    may_stream: bool
+    """Whether anything may be sent before the answer."""
+    streaming: bool
+    """True once an error can only be an event of the stream that `end` writes to."""
+    ended: bool
+    resumable: EventStream | None
+    """The session's stream that carries it, where there is one."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a message sent now reaches the client at once."""
+        ...
+
+    def commit(self) -> None:
+        """Show life: the client has waited long."""
+        ...
+
+    def send(self, message: Message) -> bool:
+        """Send a notification or server request before the answer; False if it cannot go."""
+        ...
+
+    def end(self, message: Message, status: int = 200) -> int:
+        """Send the final response; returns the HTTP status the client saw."""
+        ...
+
+    def abandon(self) -> None:
+        """End without a response, as a cancelled request does."""
+        ...
 
 
 @define(eq=False)
