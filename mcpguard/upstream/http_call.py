@@ -41,6 +41,11 @@ class CallLink(Protocol):
         """True in the stateless era: what belongs to a request comes on its own stream only."""
         ...
 
+    @property
+    def answers_aside(self) -> bool:
+        """True over HTTP+SSE: a POST is only taken, its answer comes on the session's stream."""
+        ...
+
     def request_headers(self, outbound: Outbound, message: Message) -> Headers:
         """The headers of a request, rebuilt from what is sent."""
         ...
@@ -61,8 +66,11 @@ class CallLink(Protocol):
         """Whether the JSON-RPC error of an HTTP error is the answer to the call."""
         ...
 
-    def refused(self, head: Head, message: Message | None) -> UpstreamFailure:
-        """What an HTTP status without an answer means; ``message`` is a body that was no answer."""
+    def refused(self, head: Head, message: Message | None, words: str) -> UpstreamFailure:
+        """What an HTTP status without an answer means.
+
+        ``message`` is a body that was no answer, ``words`` the beginning of one that was no JSON.
+        """
         ...
 
     def withdraw(self, message: Message) -> None:
@@ -190,15 +198,17 @@ class HttpCall:
             )
             return
         self.link.opened(self, head)
+        if self._taken and self._reader is not None:
+            self._reader.discard()
 
     def message(self, message: Message) -> None:
         """See `http_reader.ReaderOwner`."""
-        if self._done or self._head is None:
+        if self._done or self._head is None or self._taken:
             return
         if self._head.status == 200:
-            self._receive(message)
+            self.receive(message)
         elif "error" in message and self.link.error_answers(self._head, message, self):
-            self._receive({**message, "id": self.gid})
+            self.receive({**message, "id": self.gid})
         else:
             self._refusal = message
 
@@ -212,7 +222,7 @@ class HttpCall:
 
     def closed(self) -> None:
         """See `http_reader.ReaderOwner`."""
-        if self._done or self._head is None:
+        if self._done or self._head is None or self._taken:
             return
         if self._form == "events":
             self._interrupted(
@@ -222,7 +232,8 @@ class HttpCall:
             detail = f"HTTP {self._head.status} without a JSON-RPC answer"
             self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, detail))
         else:
-            failure = self.link.refused(self._head, self._refusal)
+            words = "" if self._reader is None else self._reader.words
+            failure = self.link.refused(self._head, self._refusal, words)
             if failure.reason is Reason.SESSION_NOT_FOUND:
                 # The server has not looked at it. The others of the session fail with it, so that
                 # nobody retries on a dead link.
@@ -232,7 +243,7 @@ class HttpCall:
 
     def lost(self, failure: UpstreamFailure) -> None:
         """See `http_reader.ReaderOwner`."""
-        if self._done:
+        if self._done or self._taken:
             return
         if failure.reason is Reason.ANSWER_TOO_LARGE:
             self._withdraw("answer too large")
@@ -242,15 +253,10 @@ class HttpCall:
         else:
             self._fail(failure)
 
-    # inside
+    # the link
 
-    def _connected(self, reader: MessageReader) -> None:
-        self._reader = reader
-        if self._done:
-            # It ended while the wire was still at it: the address was refused, say.
-            reader.abort()
-
-    def _receive(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
+        """Take a message that came on this request's stream, or its answer from elsewhere."""
         received = self.remote.receive(message, self.link, self)
         if self.outbound.endless and self._deadline is not None:
             # It has begun; from here on there is no deadline.
@@ -271,6 +277,20 @@ class HttpCall:
             self.remote.stray(received.kind)
         else:
             self.link.aside(received, self)
+
+    # inside
+
+    @property
+    def _taken(self) -> bool:
+        """Whether the server has taken the request and will answer it elsewhere."""
+        head = self._head
+        return self.link.answers_aside and head is not None and 200 <= head.status < 300
+
+    def _connected(self, reader: MessageReader) -> None:
+        self._reader = reader
+        if self._done:
+            # It ended while the wire was still at it: the address was refused, say.
+            reader.abort()
 
     def progressed(self, message: Message | None, due: float | None) -> None:
         """Progress of this request: to be passed on now, or at ``due``."""

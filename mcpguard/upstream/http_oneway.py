@@ -29,6 +29,11 @@ class OneWay:
     _message: Message | None = field(init=False, default=None)
     _done: bool = field(init=False, default=False)
 
+    @property
+    def words(self) -> str:
+        """The beginning of a body that was no JSON."""
+        return "" if self._reader is None else self._reader.words
+
     def send(self, method: str, url: str, headers: Headers, body: bytes | None) -> None:
         """Send it."""
         self._timer = self.remote.clock.callLater(self.timeout, self._expire)

@@ -37,6 +37,8 @@ class ReaderBounds:
     """Bytes of a body nobody wants that are read so that the connection can be kept."""
     discard_secs: float
     """How long that may take."""
+    max_words: int
+    """Bytes kept of a body that is neither JSON nor events: some servers refuse in plain words."""
     structure: Bounds
 
 
@@ -81,11 +83,14 @@ class MessageReader:
     """
     on_over: Callable[["MessageReader"], None]
     """Told once that the exchange is over, whoever ended it."""
+    on_event: Callable[[ServerEvent], None] | None = None
+    """Told of each event of another type than ``message``."""
     exchange: Exchange | None = field(init=False, default=None)
     """Set by whoever sent the request, as soon as there is one."""
     _form: Form = field(init=False, default="other")
     _parts: list[bytes] = field(init=False, factory=list)
     _held: int = field(init=False, default=0)
+    _words: bytes = field(init=False, default=b"")
     _framer: EventFramer = field(init=False)
     _discarding: bool = field(init=False, default=False)
     _discard_timer: IDelayedCall | None = field(init=False, default=None)
@@ -98,6 +103,11 @@ class MessageReader:
     def over(self) -> bool:
         """True once the exchange has ended, or was aborted."""
         return self._over
+
+    @property
+    def words(self) -> str:
+        """The beginning of a body that is neither JSON nor events; not for clients, nor the log."""
+        return self._words.decode("utf-8", "replace")
 
     def discard(self) -> None:
         """Tell the owner no more; read on within the bounds, then cut the connection."""
@@ -155,6 +165,7 @@ class MessageReader:
             self.abort()
         elif self._discarding or self._form == "other":
             self._held += len(chunk)
+            self._words += chunk[: self.bounds.max_words - len(self._words)]
             if self._held > self.bounds.max_discarded:
                 discarding = self._discarding
                 self.abort()
@@ -205,7 +216,12 @@ class MessageReader:
     def _event(self, event: ServerEvent) -> None:
         if event.id is not None or event.retry is not None:
             self.owner.mark(event.id, event.retry)
-        if event.data and event.event in (None, "message") and not self._over:
+        if self._over:
+            return
+        if event.event not in (None, "message"):
+            if self.on_event is not None:
+                self.on_event(event)
+        elif event.data:
             message = self._parse(event.data.encode("utf-8"))
             if message is not None:
                 self.owner.message(message)

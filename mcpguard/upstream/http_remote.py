@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from mcpguard.errors import Reason
 from mcpguard.observe.events import Meter
 from mcpguard.protocol.mcp import META_SUBSCRIPTION_ID
+from mcpguard.protocol.sse import ServerEvent
 from mcpguard.upstream.correlation import (
     CANCELLED,
     LISTEN,
@@ -87,10 +88,21 @@ class Remote:
     _listening: int = field(init=False, default=0)
 
     def ask(
-        self, method: str, url: str, headers: Headers, body: bytes | None, owner: ReaderOwner
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        owner: ReaderOwner,
+        on_event: Callable[[ServerEvent], None] | None = None,
     ) -> MessageReader:
-        """Send one HTTP request; its answer goes to the owner, possibly before this returns."""
-        reader = MessageReader(owner, self.reader, self.clock, self.contact, self._readers.discard)
+        """Send one HTTP request; its answer goes to the owner, possibly before this returns.
+
+        ``on_event`` is told of the events of an event stream that are no messages.
+        """
+        reader = MessageReader(
+            owner, self.reader, self.clock, self.contact, self._readers.discard, on_event
+        )
         if self.stopped:
             reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
             return reader
@@ -158,6 +170,15 @@ class Remote:
                 if call is None or type(key) is not int or key != call.gid:
                     return Stray("foreign")
         return self.correlator.receive(message, self.clock.seconds())
+
+    def answered(self, message: Message, link: object) -> "HttpCall | Stray":
+        """The request of ``link`` that a response on the link's own stream (HTTP+SSE) answers."""
+        key = message.get("id")
+        pending = self.correlator.get(key) if type(key) is int else None
+        if pending is None:
+            stray = self.correlator.receive(message, self.clock.seconds())
+            return stray if isinstance(stray, Stray) else Stray("unknown")
+        return pending.sink if pending.sink.link is link else Stray("foreign")
 
     def stray(self, kind: str) -> None:
         """Count a message that was dropped."""

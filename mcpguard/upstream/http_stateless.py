@@ -25,6 +25,7 @@ class StatelessHttpLink:
     remote: Remote
     url: str
     one_stream_each: bool = field(init=False, default=True)
+    answers_aside: bool = field(init=False, default=False)
     _calls: set[HttpCall] = field(init=False, factory=set)
     _closed: bool = field(init=False, default=False)
 
@@ -86,7 +87,7 @@ class StatelessHttpLink:
         key = message.get("id")
         return may_answer(head) and (key is None or (type(key) is int and key == call.gid))
 
-    def refused(self, head: Head, message: Message | None) -> UpstreamFailure:
+    def refused(self, head: Head, message: Message | None, words: str) -> UpstreamFailure:
         """See `http_call.CallLink`."""
         return refusal_of(head, self.remote.clock.seconds())
 

@@ -37,6 +37,7 @@ MAX_ADDRESSES = 16
 MAX_HEAD_BYTES = 65_536
 MAX_DISCARDED = 65_536
 DISCARD_SECS = 2.0
+MAX_WORDS = 200
 STRUCTURE = Bounds(max_depth=200, max_nodes=1_000_000)
 
 BOUNDS = HttpBounds(
@@ -111,6 +112,7 @@ class UrlUpstream(ABC):
                 max_message_size=settings.max_message_size,
                 max_discarded=MAX_DISCARDED,
                 discard_secs=DISCARD_SECS,
+                max_words=MAX_WORDS,
                 structure=STRUCTURE,
             ),
             timeout=settings.timeout_secs,

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason
 from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.protocol.sse import ServerEvent
 from mcpguard.upstream.http_reader import (
     Form,
     MessageReader,
@@ -19,7 +20,11 @@ from mcpguard.upstream.link import Message, UpstreamFailure
 from mcpguard.upstream.wire import Head
 
 BOUNDS = ReaderBounds(
-    max_message_size=100, max_discarded=50, discard_secs=2.0, structure=Bounds(5, 20)
+    max_message_size=100,
+    max_discarded=50,
+    discard_secs=2.0,
+    max_words=10,
+    structure=Bounds(5, 20),
 )
 NOW = 1_800_000_000.0
 
@@ -128,6 +133,25 @@ class MessageReaderTests(SynchronousTestCase):
             self.owner.heard,
             ["events", ("mark", "1", 5), {"jsonrpc": "2.0"}, {"jsonrpc": "2.0", "n": 1}, "closed"],
         )
+
+    def test_other_events(self) -> None:
+        """Events of other types go to whoever asked for them, in order with the messages."""
+        self.reader.on_event = self.owner.heard.append
+        self.reader.head(head(content_type="text/event-stream"))
+        self.reader.data(
+            b'event: endpoint\ndata: /x\n\nevent: message\ndata: {"jsonrpc":"2.0"}\n\n'
+        )
+        self.assertEqual(
+            self.owner.heard, ["events", ServerEvent("/x", "endpoint"), {"jsonrpc": "2.0"}]
+        )
+
+    def test_words(self) -> None:
+        """Of a body that is no JSON the first bytes are kept, and no more than the bound."""
+        self.reader.head(head(400, content_type="text/plain"))
+        for piece in (b"No se", b"ssion of th", b"at name"):
+            self.reader.data(piece)
+        self.reader.end()
+        self.assertEqual((self.reader.words, self.owner.heard), ("No session", ["other", "closed"]))
 
     def test_event_stream_under_an_error(self) -> None:
         """An event stream under an error status is not listened to."""
