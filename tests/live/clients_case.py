@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tests.live import scenarios
 from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
 from tests.live.processes import free_port, marked
+from tests.live.python_scenario import python
 from tests.live.scenarios import Scenario, Step
 from tests.live.software import (
     HERE,
@@ -62,18 +63,18 @@ class ClientCase(GatewayCase):
 
     async def both_eras(self) -> tuple[RunningGateway, dict[str, Scenario]]:
         """A gateway before servers of both eras, of Python's SDK and of this project."""
-        python = [str(python_sdk(2)), PYTHON_SERVER]
+        command = [str(python_sdk(2)), PYTHON_SERVER]
         gateway = await self.start_gateway(
             [
-                stdio("python", python),
-                http("python-http", await self.start_http_server([*python, "--http"])),
+                stdio("python", command),
+                http("python-http", await self.start_http_server([*command, "--http"])),
                 *await self.demo_servers(),
             ]
         )
         # Children of Python's SDK take a second of a processor each: no crowd of them.
         return gateway, {
-            "python": scenarios.python(sessions=0),
-            "python-http": scenarios.python(sessions=CROWD),
+            "python": python(sessions=0),
+            "python-http": python(sessions=CROWD),
             "demo": scenarios.demo(sessions=CROWD),
             "demo-http": scenarios.demo(sessions=CROWD),
         }

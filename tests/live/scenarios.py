@@ -21,6 +21,8 @@ class Step:
     """The result, or a function that judges it."""
     error: str | None = None
     """Instead of a result: words that the error must contain."""
+    feature: str = ""
+    """What it shows, of `matrix.FEATURES`."""
 
     def complaint(self, outcome: Mapping[str, Any] | None) -> str | None:
         """What is wrong with an outcome; None when nothing is."""
@@ -100,129 +102,58 @@ def containing(words: str, *, failed: bool = False) -> Check:
     return check
 
 
-def _call(
+def call(
     name: str, tool: str, expected: Any = None, error: str | None = None, **arguments: Any
 ) -> Step:
+    """A call of a tool."""
     return Step(name, {"do": "call", "tool": tool, "arguments": arguments}, expected, error)
 
 
-def _includes(*wanted: str) -> Check:
+def includes(*wanted: str) -> Check:
+    """A list with these in it."""
+
     def check(found: Any) -> bool:
         return set(wanted) <= set(found)
 
     return check
 
 
-def _progress(tool: str, words: str, first: list[list[float]], **arguments: Any) -> Step:
-    """A call with progress, in order; the TypeScript SDKs lose what comes with the answer."""
+def progress(
+    tool: str, words: str, first: list[list[float]], /, *, said: str = "", **arguments: Any
+) -> Step:
+    """A call with progress, in order, each with ``said`` in its message; the TypeScript SDKs lose
+    what comes with the answer.
+    """
 
     def check(result: Any) -> bool:
         seen = [[float(part) for part in one] for one in result["progress"]]
-        return bool(words in result["text"] and seen[: len(first)] == first)
+        own = all(said in (message or "") for message in result["said"])
+        return bool(words in result["text"] and seen[: len(first)] == first and own)
 
     return Step(
         "progress", {"do": "call", "tool": tool, "arguments": arguments, "progress": True}, check
     )
 
 
-def together(count: int, tool: str, argument: str, prefix: str = "") -> Step:
+def together(count: int, tool: str, argument: str, prefix: str = "", who: str = "") -> Step:
     """Calls side by side in one session, each with its own answer."""
-    expected = {f"together {n}": f"{prefix}together {n}" for n in range(count)}
-    do = {"do": "together", "tool": tool, "argument": argument, "count": count}
+    expected = {f"{who}together {n}": f"{prefix}{who}together {n}" for n in range(count)}
+    do = {"do": "together", "tool": tool, "argument": argument, "count": count, "who": who}
     return Step("together", do, expected)
 
 
-def crowd(count: int, rounds: int, tool: str, argument: str, prefix: str = "") -> tuple[Step, ...]:
+def crowd(
+    count: int, rounds: int, tool: str, argument: str, prefix: str = "", who: str = ""
+) -> tuple[Step, ...]:
     """Sessions side by side, each calling with values of its own; no step when there are none."""
     if not count:
         return ()
     expected = {
-        f"session {n}": [f"{prefix}session {n} {turn}" for turn in range(rounds)]
+        f"{who}session {n}": [f"{prefix}{who}session {n} {turn}" for turn in range(rounds)]
         for n in range(count)
     }
     do = {"do": "crowd", "tool": tool, "argument": argument, "count": count, "rounds": rounds}
-    return (Step("crowd", do, expected),)
-
-
-_PYTHON_TOOLS = (
-    *("ask", "cancellations", "echo", "fail", "grow", "log", "sample", "slow", "touch"),
-    *("wait", "where"),
-)
-
-
-def python(*, sessions: int) -> Scenario:
-    """``servers/python_server.py``: everything there is; ``sessions`` is the size of the crowd."""
-    prompt = {"type": "ref/prompt", "name": "greet"}
-    item = {"type": "ref/resource", "uri": "test://item/{name}"}
-    found = ["Aa", "Ab"]
-    return Scenario(
-        server="python-server",
-        stays=True,
-        content={"answer": "Ada"},
-        asked=frozenset({"elicitation", "sampling", "roots"}),
-        steps=(
-            Step("list", {"do": "list"}, _includes(*_PYTHON_TOOLS)),
-            _call("echo", "echo", text("Grüße, 世界 \u2028 🎈"), message="Grüße, 世界 \u2028 🎈"),
-            # The SDKs repeat the text as structured content, so 2 MB in all.
-            Step("big", {"do": "size", "tool": "big", "arguments": {"size": 1_000_000}}, 1_000_000),
-            _call("error result", "fail", containing("no luck", failed=True), reason="no luck"),
-            _call("unknown tool", "nope", containing("Unknown tool", failed=True)),
-            _progress("slow", "4 steps", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),
-            _call("elicitation", "ask", text("answered: Ada"), question="Who?"),
-            _call("sampling", "sample", text("test-model said: <Why?>"), text="Why?"),
-            _call("roots", "where", text("file:///srv/data")),
-            Step("resources", {"do": "resources"}, ["test://counter"]),
-            Step("templates", {"do": "templates"}, ["test://item/{name}"]),
-            Step("read", {"do": "read", "uri": "test://item/x"}, "item x"),
-            Step(
-                "complete prompt",
-                {"do": "complete", "ref": prompt, "argument": ["name", "A"]},
-                found,
-            ),
-            Step("complete uri", {"do": "complete", "ref": item, "argument": ["name", "A"]}, found),
-            Step("unknown resource", {"do": "read", "uri": "other://x"}, error="other://x"),
-            Step("prompts", {"do": "prompts"}, ["greet"]),
-            Step(
-                "prompt",
-                {"do": "prompt", "prompt": "greet", "arguments": {"name": "Ada"}},
-                "Say hello to Ada",
-            ),
-            Step(
-                "subscription",
-                {"do": "watch", "uri": "test://counter", "tool": "touch"},
-                _all("test://counter"),
-            ),
-            Step(
-                "list changed",
-                {"do": "grow", "tool": "grow", "arguments": {"name": "extra"}},
-                _includes("extra", *_PYTHON_TOOLS),
-            ),
-            Step(
-                "log",
-                {
-                    "do": "log",
-                    "level": "warning",
-                    "tool": "log",
-                    "arguments": {"text": "hey"},
-                    "expect": "critical: hey",
-                },
-                _includes("warning: hey", "critical: hey"),
-            ),
-            Step(
-                "cancel",
-                {"do": "cancel", "tool": "wait", "arguments": {"seconds": 60}, "after": 0.3},
-                {"cancelled": True},
-            ),
-            # Over HTTP it is the lost connection that cancels, which the server has yet to notice.
-            Step(
-                "cancelled there",
-                {"do": "call", "tool": "cancellations", "until": "1"},
-                text("1"),
-            ),
-            together(10, "echo", "message"),
-            *crowd(sessions, 3, "echo", "message"),
-        ),
-    )
+    return (Step("crowd", {**do, "who": who}, expected),)
 
 
 def demo(*, sessions: int) -> Scenario:
@@ -233,16 +164,16 @@ def demo(*, sessions: int) -> Scenario:
         content={"answer": "Ada"},
         asked=frozenset({"elicitation", "sampling", "roots"}),
         steps=(
-            Step("list", {"do": "list"}, _includes("read_file", "echo", "slow", "ask", "roots")),
-            _call("echo", "echo", text("hello"), message="hello"),
-            _call("region", "echo", text("hello (Süd)"), message="hello", region="Süd"),
-            _call("error result", "read_file", containing("", failed=True), path="absent.txt"),
-            _call("unknown tool", "nope", error="Unknown tool"),
-            _progress("slow", "Done", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),
-            _call("elicitation", "ask", text("The user answered: Ada"), question="Who?"),
-            _call("sampling", "summarize", containing("long story>"), text="long story"),
-            _call("roots", "roots", text("file:///srv/data")),
-            Step("resources", {"do": "resources"}, _includes("demo://readme", "demo://counter")),
+            Step("list", {"do": "list"}, includes("read_file", "echo", "slow", "ask", "roots")),
+            call("echo", "echo", text("hello"), message="hello"),
+            call("region", "echo", text("hello (Süd)"), message="hello", region="Süd"),
+            call("error result", "read_file", containing("", failed=True), path="absent.txt"),
+            call("unknown tool", "nope", error="Unknown tool"),
+            progress("slow", "Done", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),
+            call("elicitation", "ask", text("The user answered: Ada"), question="Who?"),
+            call("sampling", "summarize", containing("long story>"), text="long story"),
+            call("roots", "roots", text("file:///srv/data")),
+            Step("resources", {"do": "resources"}, includes("demo://readme", "demo://counter")),
             Step("read", {"do": "read", "uri": "demo://readme"}, lambda found: "demo" in found),
             Step("prompts", {"do": "prompts"}, ["greet"]),
             Step(
@@ -258,7 +189,7 @@ def demo(*, sessions: int) -> Scenario:
                     "tool": "echo",
                     "arguments": {"message": "count"},
                 },
-                _all("demo://counter"),
+                only("demo://counter"),
             ),
             Step(
                 "log",
@@ -269,7 +200,7 @@ def demo(*, sessions: int) -> Scenario:
                     "arguments": {"seconds": 0.1, "steps": 1},
                     "expect": "slow: 1 steps in 0.1 s",
                 },
-                _includes("slow: 1 steps in 0.1 s"),
+                includes("slow: 1 steps in 0.1 s"),
             ),
             Step(
                 "cancel",
@@ -298,28 +229,28 @@ def everything(*, sessions: int) -> Scenario:
             Step(
                 "list",
                 {"do": "list"},
-                _includes("echo", "get-sum", "trigger-sampling-request", "get-roots-list"),
+                includes("echo", "get-sum", "trigger-sampling-request", "get-roots-list"),
             ),
-            _call("echo", "echo", text("Echo: hello"), message="hello"),
-            _call("error result", "get-sum", containing("", failed=True), a="one", b=2),
-            _call("unknown tool", "nope", containing("not found", failed=True)),
-            _progress(
+            call("echo", "echo", text("Echo: hello"), message="hello"),
+            call("error result", "get-sum", containing("", failed=True), a="one", b=2),
+            call("unknown tool", "nope", containing("not found", failed=True)),
+            progress(
                 "trigger-long-running-operation",
                 "completed",
                 [[1, 4], [2, 4], [3, 4]],
                 duration=0.6,
                 steps=4,
             ),
-            _call("elicitation", "trigger-elicitation-request", containing("Ada")),
-            _call(
+            call("elicitation", "trigger-elicitation-request", containing("Ada")),
+            call(
                 "sampling", "trigger-sampling-request", containing("context: Why?>"), prompt="Why?"
             ),
-            _call("roots", "get-roots-list", containing("file:///srv/data")),
+            call("roots", "get-roots-list", containing("file:///srv/data")),
             Step("resources", {"do": "resources"}, lambda found: len(found) > 0),
             Step(
                 "read", {"do": "read", "uri": subject}, lambda found: "plaintext resource" in found
             ),
-            Step("prompts", {"do": "prompts"}, _includes("simple-prompt")),
+            Step("prompts", {"do": "prompts"}, includes("simple-prompt")),
             Step(
                 "prompt",
                 {"do": "prompt", "prompt": "simple-prompt"},
@@ -328,7 +259,7 @@ def everything(*, sessions: int) -> Scenario:
             Step(
                 "subscription",
                 {"do": "watch", "uri": subject, "tool": "toggle-subscriber-updates"},
-                _all(subject),
+                only(subject),
             ),
             Step(
                 "log",
@@ -345,10 +276,10 @@ def everything(*, sessions: int) -> Scenario:
                 },
                 {"cancelled": True},
             ),
-            _call("still there", "echo", text("Echo: still"), message="still"),
+            call("still there", "echo", text("Echo: still"), message="still"),
             # Its timers would keep the server from ending with its input.
-            _call("updates off", "toggle-subscriber-updates", containing("Stopped")),
-            _call("logging off", "toggle-simulated-logging", containing("Stopped")),
+            call("updates off", "toggle-subscriber-updates", containing("Stopped")),
+            call("logging off", "toggle-simulated-logging", containing("Stopped")),
             together(10, "echo", "message", "Echo: "),
             *crowd(sessions, 3, "echo", "message", "Echo: "),
         ),
@@ -363,23 +294,23 @@ def filesystem(directory: str) -> Scenario:
         asked=frozenset({"roots"}),
         roots=(f"file://{directory}",),
         steps=(
-            Step("list", {"do": "list"}, _includes("read_text_file", "write_file")),
+            Step("list", {"do": "list"}, includes("read_text_file", "write_file")),
             # The server asks for the roots of its own accord, and is not ready before it has them.
             Step(
                 "roots",
                 {"do": "call", "tool": "list_allowed_directories", "until": directory},
                 text(f"Allowed directories:\n{directory}"),
             ),
-            _call("read", "read_text_file", text("hello"), path=f"{directory}/hello.txt"),
-            _call(
+            call("read", "read_text_file", text("hello"), path=f"{directory}/hello.txt"),
+            call(
                 "outside", "read_text_file", containing("denied", failed=True), path="/etc/passwd"
             ),
-            _call("directory", "list_directory", text("[FILE] hello.txt"), path=directory),
+            call("directory", "list_directory", text("[FILE] hello.txt"), path=directory),
         ),
     )
 
 
-def _all(uri: str) -> Check:
+def only(uri: str) -> Check:
     """At least one notification, all of this resource."""
 
     def check(found: Any) -> bool:

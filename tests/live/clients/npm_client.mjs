@@ -1,5 +1,5 @@
 // A client of npm's @modelcontextprotocol/client 2.x, driven by the steps of a job; ``mode`` is
-// the SDK's versionNegotiation mode, or "default" to leave it unset.
+// the SDK's versionNegotiation mode, a version to pin, or "default" to leave it unset.
 import { load, main } from "./steps.mjs";
 
 const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await load(
@@ -10,25 +10,26 @@ const LOG_LEVEL = "io.modelcontextprotocol/logLevel";
 const NEWEST_HANDSHAKE = "2025-11-25";
 
 async function connect(job, heard) {
+  const mode = /^\d/.test(job.mode) ? { pin: job.mode } : job.mode;
   const client = new Client(
     { name: "live-test", version: "2.0.0" },
     {
       capabilities: { sampling: {}, elicitation: {}, roots: { listChanged: true } },
       ...(job.versions && { supportedProtocolVersions: job.versions }),
-      ...(job.mode !== "default" && { versionNegotiation: { mode: job.mode } }),
+      ...(job.mode !== "default" && { versionNegotiation: { mode } }),
     },
   );
-  client.setRequestHandler("elicitation/create", async () => {
-    heard.asked.push("elicitation");
+  client.setRequestHandler("elicitation/create", async ({ params }) => {
+    heard.ask("elicitation", params.message);
     return { action: "accept", content: job.content };
   });
   client.setRequestHandler("sampling/createMessage", async ({ params }) => {
-    heard.asked.push("sampling");
-    const text = `<${params.messages.at(-1).content.text}>`;
-    return { role: "assistant", model: "test-model", content: { type: "text", text } };
+    const { text } = params.messages.at(-1).content;
+    heard.ask("sampling", text);
+    return { role: "assistant", model: "test-model", content: { type: "text", text: `<${text}>` } };
   });
   client.setRequestHandler("roots/list", async () => {
-    heard.asked.push("roots");
+    heard.ask("roots", "");
     return { roots: job.roots.map((uri) => ({ uri })) };
   });
   client.setNotificationHandler("notifications/resources/updated", ({ params }) =>

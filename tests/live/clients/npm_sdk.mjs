@@ -13,17 +13,17 @@ async function connect(job, heard) {
     { name: "live-test", version: "1.0.0" },
     { capabilities: { sampling: {}, elicitation: {}, roots: { listChanged: true } } },
   );
-  client.setRequestHandler(types.ElicitRequestSchema, async () => {
-    heard.asked.push("elicitation");
+  client.setRequestHandler(types.ElicitRequestSchema, async ({ params }) => {
+    heard.ask("elicitation", params.message);
     return { action: "accept", content: job.content };
   });
   client.setRequestHandler(types.CreateMessageRequestSchema, async ({ params }) => {
-    heard.asked.push("sampling");
-    const text = `<${params.messages.at(-1).content.text}>`;
-    return { role: "assistant", model: "test-model", content: { type: "text", text } };
+    const { text } = params.messages.at(-1).content;
+    heard.ask("sampling", text);
+    return { role: "assistant", model: "test-model", content: { type: "text", text: `<${text}>` } };
   });
   client.setRequestHandler(types.ListRootsRequestSchema, async () => {
-    heard.asked.push("roots");
+    heard.ask("roots", "");
     return { roots: job.roots.map((uri) => ({ uri })) };
   });
   client.setNotificationHandler(types.ResourceUpdatedNotificationSchema, ({ params }) =>

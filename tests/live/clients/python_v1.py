@@ -40,15 +40,17 @@ class Face:
     async def call(self, tool: str, arguments: Words, **more: Any) -> Words:
         """Call, with the progress that was reported."""
         progress: list[Any] = []
+        said: list[str | None] = []
 
         async def reported(done: float, total: float | None, message: str | None) -> None:
             progress.append([done, total])
+            said.append(message)
 
         result = await self._session.call_tool(
             tool, arguments, progress_callback=reported if more.get("progress") else None
         )
         text = "\n".join(block.text for block in result.content if block.type == "text")
-        return {"text": text, "error": bool(result.isError), "progress": progress}
+        return {"text": text, "error": bool(result.isError), "progress": progress, "said": said}
 
     async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
         """This SDK leaves the notification to its user."""
@@ -133,17 +135,17 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
     """A connected session that answers what the server asks."""
 
     async def elicited(context: Any, params: Any) -> types.ElicitResult:
-        heard.asked.append("elicitation")
+        heard.ask("elicitation", params.message)
         return types.ElicitResult(action="accept", content=job["content"])
 
     async def sampled(context: Any, params: Any) -> types.CreateMessageResult:
-        heard.asked.append("sampling")
         text = params.messages[-1].content.text
+        heard.ask("sampling", text)
         content = types.TextContent(type="text", text=f"<{text}>")
         return types.CreateMessageResult(role="assistant", model="test-model", content=content)
 
     async def rooted(context: Any) -> types.ListRootsResult:
-        heard.asked.append("roots")
+        heard.ask("roots", "")
         return types.ListRootsResult(roots=[types.Root(uri=uri) for uri in job["roots"]])
 
     async def logged(params: types.LoggingMessageNotificationParams) -> None:

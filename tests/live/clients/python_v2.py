@@ -44,9 +44,11 @@ class Face:
     async def call(self, tool: str, arguments: Words, **more: Any) -> Words:
         """Call, with the progress that was reported."""
         progress: list[Any] = []
+        said: list[str | None] = []
 
         async def reported(done: float, total: float | None, message: str | None) -> None:
             progress.append([done, total])
+            said.append(message)
 
         result = await self._client.call_tool(
             tool,
@@ -55,7 +57,7 @@ class Face:
             meta=more.get("meta") or None,
         )
         text = "\n".join(block.text for block in result.content if block.type == "text")
-        return {"text": text, "error": result.is_error, "progress": progress}
+        return {"text": text, "error": result.is_error, "progress": progress, "said": said}
 
     async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
         """Leave the call's scope, which is how this SDK cancels."""
@@ -158,17 +160,17 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
     """A connected client that answers what the server asks."""
 
     async def elicited(context: Any, params: Any) -> types.ElicitResult:
-        heard.asked.append("elicitation")
+        heard.ask("elicitation", params.message)
         return types.ElicitResult(action="accept", content=job["content"])
 
     async def sampled(context: Any, params: Any) -> types.CreateMessageResult:
-        heard.asked.append("sampling")
         text = params.messages[-1].content.text
+        heard.ask("sampling", text)
         content = types.TextContent(type="text", text=f"<{text}>")
         return types.CreateMessageResult(role="assistant", model="test-model", content=content)
 
     async def rooted(context: Any) -> types.ListRootsResult:
-        heard.asked.append("roots")
+        heard.ask("roots", "")
         return types.ListRootsResult(roots=[types.Root(uri=uri) for uri in job["roots"]])
 
     async def logged(params: types.LoggingMessageNotificationParams) -> None:

@@ -1,29 +1,40 @@
 """A server of PyPI's ``mcp`` 2.x with one tool for every feature: stdio, or HTTP with ``--http``.
 
-Run with the Python of ``.live/mcp2``. Over HTTP it prints the URL it listens on.
+Run with the Python of ``.live/mcp2``. Over HTTP it prints the URL it listens on. It serves both
+eras, or with ``--stateless`` only 2026-07-28: by the SDK's own loops of that era, which refuse the
+handshake, without the dispatch that the SDK has before them.
 """
 
 import logging
 import socket
 import sys
 import warnings
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
 import mcp_types as types
 import uvicorn
+from mcp.server._streamable_http_modern import handle_modern_request
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
+from mcp.server.runner import _serve_modern_stream
+from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
 COUNTER = "test://counter"
 server = MCPServer("python-server", version="1.2.3", log_level="WARNING")
-counts = {"touched": 0, "cancelled": 0}
+touched: Counter[str] = Counter()
+cancelled: Counter[str] = Counter()
 subscribed: list[tuple[Any, str]] = []
 
 
@@ -62,12 +73,14 @@ async def fail(reason: str) -> str:
 
 
 @server.tool()
-async def slow(ctx: Context, seconds: float = 0.4, steps: int = 4) -> str:
-    """Take some time, reporting progress before each pause."""
+async def slow(
+    ctx: Context, seconds: float = 0.4, steps: int = 4, first: int = 0, who: str = ""
+) -> str:
+    """Take some time, reporting progress before each pause: ``first`` plus the step's number."""
     for step in range(1, steps + 1):
-        await ctx.report_progress(step, steps, f"step {step}")
+        await ctx.report_progress(first + step, first + steps, f"{who} {step}")
         await anyio.sleep(seconds / steps)
-    return f"{steps} steps"
+    return f"{who} {steps} steps"
 
 
 @server.tool()
@@ -77,20 +90,20 @@ async def big(size: int) -> str:
 
 
 @server.tool()
-async def wait(seconds: float) -> str:
+async def wait(seconds: float, who: str = "") -> str:
     """Wait; count when cancelled meanwhile."""
     try:
         await anyio.sleep(seconds)
     except anyio.get_cancelled_exc_class():
-        counts["cancelled"] += 1
+        cancelled[who] += 1
         raise
     return "waited"
 
 
 @server.tool()
-async def cancellations() -> str:
-    """How many waits were cancelled."""
-    return str(counts["cancelled"])
+async def cancellations(who: str = "") -> str:
+    """How many waits of theirs were cancelled."""
+    return str(cancelled[who])
 
 
 @server.tool()
@@ -121,13 +134,14 @@ async def log(text: str, ctx: Context) -> str:
 
 
 @server.tool()
-async def touch(ctx: Context) -> str:
-    """Change the counter and tell whoever subscribed to it."""
-    counts["touched"] += 1
-    await ctx.notify_resource_updated(COUNTER)
+async def touch(ctx: Context, who: str = "") -> str:
+    """Change a counter and tell whoever subscribed to it."""
+    touched[who] += 1
+    await ctx.notify_resource_updated(counter_uri(who))
     for session, uri in list(subscribed):
-        await session.send_resource_updated(uri)
-    return str(counts["touched"])
+        if uri == counter_uri(who):
+            await session.send_resource_updated(uri)
+    return str(touched[who])
 
 
 @server.tool()
@@ -144,10 +158,21 @@ async def grow(name: str, ctx: Context) -> str:
     return "grown"
 
 
+def counter_uri(who: str) -> str:
+    """The counter of somebody, or of nobody."""
+    return f"{COUNTER}/{who}" if who else COUNTER
+
+
 @server.resource(COUNTER)
 async def counter() -> str:
     """How often it was touched."""
-    return str(counts["touched"])
+    return str(touched[""])
+
+
+@server.resource(COUNTER + "/{who}")
+async def counter_of(who: str) -> str:
+    """How often theirs was touched."""
+    return str(touched[who])
 
 
 @server.resource("test://item/{name}")
@@ -192,20 +217,53 @@ low.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams,
 low.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_level)
 
 
-def serve_http() -> None:
+class Stateless:
+    """The SDK's entry for one stateless request, whatever the request says of its version."""
+
+    def __init__(self) -> None:
+        self._states: list[Any] = []
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """The server's own."""
+        async with low.lifespan(low) as state:
+            self._states.append(state)
+            yield
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve it."""
+        await handle_modern_request(low, None, False, self._states[0], scope, receive, send)
+
+
+def stateless_app() -> Starlette:
+    """The application that serves 2026-07-28 only."""
+    entry = Stateless()
+    return Starlette(routes=[Route("/mcp", entry)], lifespan=entry.lifespan)
+
+
+def serve_http(app: Starlette) -> None:
     """Listen on a free port of the loopback interface and say where."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(server.streamable_http_app(), log_level="warning")
+    config = uvicorn.Config(app, log_level="warning")
     listener.listen(256)
     print(f"listening on http://127.0.0.1:{port}/mcp", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
+async def serve_stateless_stdio() -> None:
+    """The SDK's loop for a connection that has begun with a stateless request."""
+    async with stdio_server() as (read, write), low.lifespan(low) as state:
+        await _serve_modern_stream(low, read, write, lifespan_state=state, raise_exceptions=False)
+
+
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    if "--http" in sys.argv[1:]:
-        serve_http()
+    ways = set(sys.argv[1:])
+    if "--http" in ways:
+        serve_http(stateless_app() if "--stateless" in ways else server.streamable_http_app())
+    elif "--stateless" in ways:
+        anyio.run(serve_stateless_stdio)
     else:
         server.run("stdio")

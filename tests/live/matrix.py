@@ -1,0 +1,147 @@
+"""The matrix of ``docs/compatibility.md``: each generation of clients before each of servers.
+
+What is declared here, `tests.live.test_matrix` shows with the SDKs' own clients and servers, and
+`tests.test_docs` compares with the page.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from attrs import frozen
+
+NEWEST_HANDSHAKE = "2025-11-25"
+NEWEST = "2026-07-28"
+
+FEATURES = (
+    *("lists", "calls", "errors", "progress", "cancellation", "elicitation", "sampling", "roots"),
+    *("resource subscriptions", "changed lists", "log messages"),
+)
+
+
+@frozen
+class Speaker:
+    """One client of an SDK in one way of use."""
+
+    name: str
+    """As the page calls it."""
+    driver: str
+    """Which program of ``tests/live/clients`` drives it."""
+    mode: str = ""
+    """The SDK's own word for the way of use."""
+    named: bool = True
+    """Whether it learns the server's name (one that is pinned need not ask)."""
+
+
+@frozen
+class Row:
+    """A generation of clients."""
+
+    key: str
+    title: str
+    speakers: tuple[Speaker, ...]
+    version: str
+    """What they agree on with the gateway."""
+    transport: str = "http"
+
+
+@frozen
+class Column:
+    """A generation of servers."""
+
+    key: str
+    title: str
+    server: str
+    """The SDK it is built on, as the page calls it."""
+
+
+@frozen
+class Gap:
+    """A feature that a cell does not have."""
+
+    row: str
+    column: str
+    feature: str
+    reason: str
+    error: str
+    """Words of the error that the client's user sees instead, in place of a result."""
+
+
+ROWS = (
+    Row(
+        "2024",
+        "2024-11-05, HTTP+SSE",
+        (
+            Speaker("PyPI `mcp` 1.x", "python_v1"),
+            Speaker("npm `@modelcontextprotocol/sdk` 1.x", "npm_sdk"),
+        ),
+        NEWEST_HANDSHAKE,
+        transport="sse",
+    ),
+    Row(
+        "2025",
+        "2025-11-25, Streamable HTTP",
+        (
+            Speaker("PyPI `mcp` 2.x, mode `legacy`", "python_v2", "legacy"),
+            Speaker("npm `@modelcontextprotocol/sdk` 1.x", "npm_sdk"),
+        ),
+        NEWEST_HANDSHAKE,
+    ),
+    Row(
+        "2026",
+        "2026-07-28, stateless",
+        (
+            Speaker("PyPI `mcp` 2.x, mode `2026-07-28`", "python_v2", NEWEST, named=False),
+            Speaker("npm `@modelcontextprotocol/client` 2.x, pinned", "npm_client", NEWEST),
+        ),
+        NEWEST,
+    ),
+    Row(
+        "both",
+        "both eras",
+        (
+            Speaker("PyPI `mcp` 2.x, mode `auto`", "python_v2", "auto"),
+            Speaker("npm `@modelcontextprotocol/client` 2.x, mode `auto`", "npm_client", "auto"),
+        ),
+        NEWEST,
+    ),
+)
+
+COLUMNS = (
+    Column("sse-2024", "2024-11-05, HTTP+SSE", "PyPI `mcp` 1.x"),
+    Column("http-2025", "2025-11-25, HTTP", "PyPI `mcp` 1.x"),
+    Column("http-2026", "2026-07-28, HTTP", "PyPI `mcp` 2.x"),
+    Column("stdio-2025", "2025-11-25, stdio", "PyPI `mcp` 1.x"),
+    Column("stdio-2026", "2026-07-28, stdio", "PyPI `mcp` 2.x"),
+)
+
+GAPS: tuple[Gap, ...] = ()
+
+
+def gaps(row: str, column: str) -> dict[str, Gap]:
+    """What a cell lacks, by feature."""
+    return {gap.feature: gap for gap in GAPS if (gap.row, gap.column) == (row, column)}
+
+
+def table() -> str:
+    """The matrix in Markdown, with the reasons below, as the page has it."""
+    reasons: list[str] = []
+    lines = [
+        "| client \\ server | " + " | ".join(column.title for column in COLUMNS) + " |",
+        "|" + "---|" * (len(COLUMNS) + 1),
+    ]
+    for row in ROWS:
+        cells = [_cell(list(gaps(row.key, column.key).values()), reasons) for column in COLUMNS]
+        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+
+def _cell(lacking: Sequence[Gap], reasons: list[str]) -> str:
+    """One cell: ``all``, or what it lacks with the numbers of the reasons."""
+    parts = []
+    for reason, same in groupby(lacking, lambda gap: gap.reason):
+        if reason not in reasons:
+            reasons.append(reason)
+        words = ", ".join(gap.feature for gap in same)
+        parts.append(f"{words} ({reasons.index(reason) + 1})")
+    return f"all but {'; '.join(parts)}" if parts else "all"
