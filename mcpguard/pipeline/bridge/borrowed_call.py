@@ -91,6 +91,8 @@ class BorrowedCall:
             return
         call = link.request(outbound, self)
         if self._done:
+            # Answered already, or given up by what it has said before this returned.
+            call.cancel("not needed any more")
             return
         self._call = call
         for _ in range(self._holds):

@@ -29,7 +29,7 @@ _NEEDED = {
 }
 """Everything a stateless server may ask, with the capability that the client must have declared."""
 
-_ACTIONS = frozenset({"accept", "decline", "cancel"})
+_ACTIONS = ("accept", "decline", "cancel")
 
 
 @frozen
