@@ -54,6 +54,9 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_upstream_restarts_total": Declared(
         "counter", "Child processes started again after they ended by themselves.", ("server",)
     ),
+    "mcp_guard_upstream_renewals_total": Declared(
+        "counter", "Lost sessions of a server that were begun anew, or not.", ("server", "result")
+    ),
     "mcp_guard_upstream_stray_messages_total": Declared(
         "counter", "Messages of a server that belong to nothing it was asked.", ("server", "kind")
     ),

@@ -133,6 +133,10 @@ class Session:
         self._flush_queue(stream)
         return stream
 
+    def use_stream(self, stream: EventStream) -> None:
+        """Send what belongs to no request on this stream, which its maker opens and ends."""
+        self._streams[GET_STREAM] = stream
+
     def resume(self, outlet: Outlet, headers: Headers, number: int, seq: int) -> EventStream:
         """Continue a stream after the event a client saw last; raises Refused if unknown."""
         stream = self._streams.get(number)
@@ -148,6 +152,12 @@ class Session:
     def streaming(self) -> bool:
         """Whether any client connection is reading from this session."""
         return any(stream.attached for stream in self._streams.values())
+
+    @property
+    def attended(self) -> bool:
+        """See `link.Attended`: whether the client reads the stream for unrelated messages."""
+        stream = self._streams.get(GET_STREAM)
+        return stream is not None and stream.attached
 
     # -- what the client says --------------------------------------------------------------
 

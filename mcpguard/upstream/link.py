@@ -6,7 +6,7 @@ the gateway's. The translation belongs to the links (`upstream.correlation`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -118,6 +118,19 @@ class Inbox(Protocol):
 
     def closed(self, failure: UpstreamFailure) -> None:
         """The link is dead for good (child exited, session forgotten); calls have failed."""
+        ...
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """What an `Inbox` may be besides: one that knows whether somebody listens to it now.
+
+    A lost session is then begun anew at once (`upstream.renewal`), otherwise when it is used.
+    """
+
+    @property
+    def attended(self) -> bool:
+        """Whether what the server says on its own initiative reaches somebody now."""
         ...
 
 
