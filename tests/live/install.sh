@@ -26,28 +26,34 @@ install_python() { # NAME REQUIREMENT
     printf '%s' "$2" >"$live/$1.done"
 }
 
-install_node() {
-    if ! command -v npm >/dev/null; then
-        if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-            apt-get update -qq
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm
-        else
-            echo "npm is missing and only root may install it: the tests that need it are skipped" >&2
-            return
-        fi
+install_npm() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm
+    else
+        echo "npm is missing and only root may install it: the tests that need it are skipped" >&2
     fi
-    # The packages need Node.js 20; Debian 12 has 18, so npm brings a newer one for them alone.
-    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || packages="$packages node@22"
-    done_with node "$packages" && [ -d "$live/node/node_modules/@modelcontextprotocol" ] && return
-    rm -rf "$live/node" "$live/node.done"
-    mkdir -p "$live/node"
-    printf '{"name": "live-tests", "private": true}\n' >"$live/node/package.json"
+}
+
+install_node() { # NAME NODE_MAJOR PACKAGES
+    wanted="$3"
+    # Debian 12 has Node.js 18, so npm brings a newer one for the packages alone.
+    node -e "process.exit(parseInt(process.versions.node) < $2 ? 1 : 0)" || wanted="$wanted node@22"
+    done_with "$1" "$wanted" && [ -d "$live/$1/node_modules/@modelcontextprotocol" ] && return
+    rm -rf "${live:?}/$1" "$live/$1.done"
+    mkdir -p "$live/$1"
+    printf '{"name": "live-tests", "private": true}\n' >"$live/$1/package.json"
     # The list is split into words on purpose.
     # shellcheck disable=SC2086
-    (cd "$live/node" && npm install --silent --no-audit --no-fund $packages)
-    printf '%s' "$packages" >"$live/node.done"
+    (cd "$live/$1" && npm install --silent --no-audit --no-fund $wanted)
+    printf '%s' "$wanted" >"$live/$1.done"
 }
 
 install_python mcp1 'mcp<2'
 install_python mcp2 'mcp>=2'
-install_node
+command -v npm >/dev/null || install_npm
+if command -v npm >/dev/null; then
+    install_node node 20 "$packages"
+    # No tag names the newest alpha; the range takes it, and what is released after it.
+    install_node conformance 22 '@modelcontextprotocol/conformance@^0.2.0-alpha'
+fi

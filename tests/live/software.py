@@ -28,7 +28,11 @@ def node() -> Path:
     """The Node.js program: the one ``install.sh`` added where the system's is too old, or the
     system's; raises `SkipTest`.
     """
-    added = LIVE / "node" / "node_modules" / "node" / "bin" / "node"
+    return _node_of(LIVE / "node" / "node_modules")
+
+
+def _node_of(modules: Path) -> Path:
+    added = modules / "node" / "bin" / "node"
     if added.exists():
         return added
     found = shutil.which("node")
@@ -45,6 +49,13 @@ def npm_package(name: str) -> Path:
 def node_modules() -> Path:
     """The directory npm packages are imported from; raises `SkipTest`."""
     return _present(LIVE / "node" / "node_modules", "npm packages")
+
+
+def conformance() -> list[str]:
+    """The command of the official conformance suite; raises `SkipTest`."""
+    modules = LIVE / "conformance" / "node_modules"
+    suite = modules / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+    return [str(_node_of(modules)), str(_present(suite, "npm conformance suite"))]
 
 
 def server_everything() -> list[str]:
