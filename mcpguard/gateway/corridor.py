@@ -15,6 +15,7 @@ from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.corridor import CorridorBounds, Pipeline
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
+from mcpguard.pipeline.opaque import Opaque, OpaqueBounds
 from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.pipeline.session_table import SessionTable
@@ -22,7 +23,9 @@ from mcpguard.pipeline.sessions import Session, SessionBounds
 from mcpguard.pipeline.trip import Books, Clocks, digest_of
 from mcpguard.policy.origins import build_rules
 from mcpguard.policy.principal import Principal
+from mcpguard.protocol.input_requests import InputBounds
 from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.protocol.sealing import KEY_BYTES, Seal
 from mcpguard.upstream.link import Directory
 
 JSON_BOUNDS = Bounds(max_depth=64, max_nodes=100_000)
@@ -37,6 +40,12 @@ SESSIONS = SessionBounds(
     queued_secs=60.0,
     asked=100,
     asked_secs=300.0,
+)
+OPAQUE = OpaqueBounds(
+    state_secs=900.0,
+    cursor_secs=86_400.0,
+    words=262_144,
+    inputs=InputBounds(entries=100, key=256),
 )
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
@@ -59,6 +68,8 @@ def corridor_for(
     recorder: Recorder,
     meter: Meter,
     port: int | None = None,
+    session_key: bytes | None = None,
+    random: Callable[[int], bytes] = secrets.token_bytes,
     new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     seen: Callable[[Principal], None] = lambda principal: None,
     sessions: SessionBounds = SESSIONS,
@@ -66,14 +77,17 @@ def corridor_for(
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
-    ``limiter_clock`` gives the buckets another clock than the reactor's, which follows the wall
-    clock (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a step back in time would
-    otherwise lock everybody out until it has passed again.
+    ``session_key`` (32 bytes) seals what clients carry for the gateway; None makes one, which
+    ends with this process. ``limiter_clock`` gives the buckets another clock than the reactor's,
+    which follows the wall clock (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a
+    step back in time would otherwise lock everybody out until it has passed again.
     """
     monotonic = clock.seconds
     books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
     limiter = MemoryLimiter(limiter_clock or monotonic, wall, max_keys=MAX_TRACKED_KEYS)
-    admission = Admission(rate_limit, limiter)
+    key = session_key or random(KEY_BYTES)
+    opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE)
+    admission = Admission(rate_limit, limiter, opaque)
 
     def session_event(event_type: str, session: Session) -> None:
         recorder.record(

@@ -7,6 +7,7 @@ from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.limits.limiter import Grant, Limiter
 from mcpguard.pipeline.dispatch import authorize
+from mcpguard.pipeline.opaque import Opaque
 from mcpguard.pipeline.trip import Trip
 from mcpguard.policy.buckets import Rate
 from mcpguard.policy.principal import Principal
@@ -26,11 +27,16 @@ class Admission:
 
     settings: RateLimitSettings
     limiter: Limiter
+    opaque: Opaque
 
     async def admit(self, trip: Trip, server: str, request: Request, *, modern: bool) -> None:
-        """Return if the request may go to ``server``; raises Refused otherwise."""
-        principal = trip.principal
+        """Return if the request may go to ``server``; raises Refused otherwise.
+
+        Another round of a request is a request like any other here.
+        """
+        principal, route = trip.principal, trip.route
         assert principal is not None
+        assert route is not None
         known = METHODS.get(request.method)
         if (
             known is None
@@ -44,6 +50,9 @@ class Admission:
         if refusal is not None:
             raise Refused(refusal)
         trip.step("Authorized")
+        trip.custody = self.opaque.custody(
+            principal.key, server, route.path, request.method, modern=modern
+        )
         if request.method == "tools/call" and self.settings.enabled:
             await self._tool_limits(trip, principal, str((request.params or {})["name"]))
 

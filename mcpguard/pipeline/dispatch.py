@@ -6,7 +6,7 @@ over generated requests that nothing else leads to an upstream.
 
 from collections.abc import Callable
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -20,6 +20,7 @@ from mcpguard.errors import (
     UNSUPPORTED_PROTOCOL_VERSION,
     Reason,
     Refusal,
+    Refused,
 )
 from mcpguard.pipeline.streams import Reply
 from mcpguard.pipeline.trip import Trip
@@ -168,6 +169,8 @@ class RunningCall:
     aside: Callable[[Message], None] | None = None
     """Takes every other notification; without it they are dropped."""
     call: Call | None = None
+    _params: Message | None = field(init=False, default=None)
+    """As the server has seen them."""
     _ended: bool = field(init=False, default=False)
     _committing: IDelayedCall | None = field(init=False, default=None)
 
@@ -186,7 +189,12 @@ class RunningCall:
         if self.reply.may_stream and self._committing is None:
             self._committing = self.clock.callLater(self.commit_after, self._commit)
         try:
-            self.call = link.request(outbound, self)
+            assert self.trip.custody is not None, "not admitted"
+            self._params = self.trip.custody.opened(outbound.params)
+            self.call = link.request(evolve(outbound, params=self._params), self)
+        except Refused as refused:
+            if self._end():
+                self._refuse(refused.refusal)
         except Exception:
             # No link may raise; if one does, its caller's place must be given back all the same.
             log.failure(
@@ -225,6 +233,8 @@ class RunningCall:
         try:
             message, failed = self._prepare(message)
             status = self.reply.end(message, self.status_of(message))
+        except Refused as refused:
+            self._refuse(refused.refusal)
         except Exception:
             # Nothing that was not filtered may go out, so the client gets an error instead.
             log.failure(
@@ -247,6 +257,8 @@ class RunningCall:
         failed = result.get("isError") is True
         if METHODS[self.method].lists is not None:
             result, _ = filter_list(self.principal.rights, self.server, self.method, result)
+        assert self.trip.custody is not None
+        result = self.trip.custody.sealed(self._params, result)
         if self.shape is not None:
             result = self.shape(result)
         return {**message, "result": result}, failed

@@ -103,10 +103,18 @@ def discovery(eras: Eras) -> Message:
     )
 
 
-def _shape_of(method: str) -> Callable[[Message], Message] | None:
+def uncached(result: Message) -> Message:
+    """A result that answers what only this one request said (1.4: must not be cached)."""
+    kept = private(result)
+    return {**kept, "ttlMs": 0} if "ttlMs" in kept else kept
+
+
+def _shape_of(method: str, params: Message) -> Callable[[Message], Message] | None:
     if method == "tools/list":
         return lambda result: private(well_annotated(result))
-    return private if method in _CACHEABLE else None
+    if method not in _CACHEABLE:
+        return None
+    return uncached if params.keys() & {"inputResponses", "requestState"} else private
 
 
 def _listen_result(call: RunningCall) -> Message:
@@ -212,7 +220,7 @@ class ModernWire:
             clock=self.clock,
             commit_after=self.commit_after,
             status_of=modern_status,
-            shape=_shape_of(request.method),
+            shape=_shape_of(request.method, params),
             observe=(
                 (lambda result: self.schemas.learn(server, route.path, principal.key, result))
                 if request.method == "tools/list"

@@ -14,6 +14,7 @@ from mcpguard.pipeline.dispatch import STRAYS, RunningCall, may_touch
 from mcpguard.pipeline.streams import EventStream, ReplayLog
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.jsonrpc import encode
+from mcpguard.protocol.tasks import without_task
 from mcpguard.upstream.link import Call, Id, Link, Message, Route, UpstreamFailure
 
 GET_STREAM = 0
@@ -216,6 +217,8 @@ class Session:
             return
         ours = f"mg-{self._next_ask}"
         self._next_ask += 1
+        if isinstance(message.get("params"), dict):
+            message = {**message, "params": without_task(message["params"])}
         target = self._target_of(related)
         held = related
         if held is None and self.running:

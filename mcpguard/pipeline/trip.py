@@ -11,6 +11,7 @@ from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.limits.limiter import Grant
 from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.pipeline.opaque import Custody
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.answers import error_object, render
 from mcpguard.protocol.jsonrpc import encode
@@ -56,6 +57,8 @@ class Trip:
     outlet: Outlet
     principal: Principal | None = None
     grant: Grant | None = None
+    custody: Custody | None = None
+    """Set by `admission.Admission`: what the request brings of a server's opaque words."""
     route: Route | None = None
     rpc_id: Id | None = None
     method: str | None = None
