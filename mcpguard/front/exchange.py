@@ -65,8 +65,11 @@ class Outlet(Protocol):
         """Send a whole answer with ``Content-Length``."""
         ...
 
-    def open(self, status: int, headers: Headers) -> None:
-        """Start a streamed answer; the front keeps it alive with SSE comments when idle."""
+    def open(self, status: int, headers: Headers, *, ends_in_drain: bool = True) -> None:
+        """Start a streamed answer; the front keeps it alive with SSE comments when idle.
+
+        The stream of a GET ends at once when the gateway stops, unless its maker sees to that.
+        """
         ...
 
     def write(self, chunk: bytes) -> None:

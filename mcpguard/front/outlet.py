@@ -77,6 +77,8 @@ class RequestOutlet:
     _left: bool = field(init=False, default=False)
     """Cut short: the client left, was dropped, or the stream was ended by a drain."""
     _streaming: bool = field(init=False, default=False)
+    _standing: bool = field(init=False, default=False)
+    """A stream that waits for nothing in particular."""
     _event_stream: bool = field(init=False, default=False)
     _ending: bool = field(init=False, default=False)
     _lost: bool = field(init=False, default=False)
@@ -116,12 +118,13 @@ class RequestOutlet:
             self._push(body)
         self._end()
 
-    def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, headers: Headers, *, ends_in_drain: bool = True) -> None:
         """Start a streamed answer; RuntimeError when one was begun before."""
         if not self._begin():
             return
         kinds = [value for name, value in headers if name.lower() == "content-type"]
         self._streaming = True
+        self._standing = ends_in_drain and self._request.method == b"GET"
         self._event_stream = any(kind.startswith("text/event-stream") for kind in kinds)
         self._request.responseHeaders.setRawHeaders("X-Accel-Buffering", ["no"])
         self._send_head(status, headers, "no-store, no-transform")
@@ -161,7 +164,7 @@ class RequestOutlet:
 
     def end_standing_stream(self) -> None:
         """End the stream of a GET, which waits for nothing in particular; for a drain."""
-        if self._streaming and not self._ending and self._request.method == b"GET":
+        if self._standing and not self._ending:
             self._leave()
             self._end()
 

@@ -60,6 +60,7 @@ class ClientRoutes:
 
     @app.route("/mcp")
     @app.route("/mcp/<path:rest>")
+    @app.route("/<any(sse, messages):rest>")
     def mcp(self, request: GuardRequest, rest: str = "") -> Deferred[None]:
         """Give every method on an MCP path to the corridor, except a person's look at it."""
         done = answered(request)

@@ -20,6 +20,8 @@ from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.sessions import Session, SessionBounds
+from mcpguard.pipeline.sse_session import SseBounds
+from mcpguard.pipeline.sse_wire import SseWire
 from mcpguard.pipeline.trip import Books, Clocks, digest_of
 from mcpguard.policy.origins import build_rules
 from mcpguard.policy.principal import Principal
@@ -47,6 +49,9 @@ OPAQUE = OpaqueBounds(
     words=262_144,
     inputs=InputBounds(entries=100, key=256),
 )
+# Idle sessions whose stream is read are kept longer than those nobody reads from: their clients
+# are there, and most of them do not shake hands again by themselves when the stream ends.
+SSE = SseBounds(handshake_secs=60.0, idle_secs=14_400.0, requests=100)
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
@@ -73,6 +78,7 @@ def corridor_for(
     new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     seen: Callable[[Principal], None] = lambda principal: None,
     sessions: SessionBounds = SESSIONS,
+    sse: SseBounds = SSE,
     limiter_clock: Callable[[], float] | None = None,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
@@ -110,6 +116,14 @@ def corridor_for(
     schemas = ToolSchemas(
         monotonic, ttl_secs=300.0, max_tools=2_000, max_pages=20, max_views=MAX_SCHEMA_VIEWS
     )
+    legacy = LegacyWire(
+        admission=admission,
+        table=table,
+        bounds=sessions,
+        clock=clock,
+        new_session_id=new_session_id,
+        commit_after=COMMIT_AFTER_SECS,
+    )
     return Pipeline(
         books=books,
         clock=clock,
@@ -119,14 +133,7 @@ def corridor_for(
         authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
         directory=directory,
         table=table,
-        legacy=LegacyWire(
-            admission=admission,
-            table=table,
-            bounds=sessions,
-            clock=clock,
-            new_session_id=new_session_id,
-            commit_after=COMMIT_AFTER_SECS,
-        ),
+        legacy=legacy,
         modern=ModernWire(
             admission=admission,
             schemas=schemas,
@@ -146,6 +153,15 @@ def corridor_for(
             schemas=schemas,
             clock=clock,
             commit_after=COMMIT_AFTER_SECS,
+        ),
+        sse=SseWire(
+            legacy=legacy,
+            table=table,
+            bounds=sse,
+            sessions=sessions,
+            clock=clock,
+            new_session_id=new_session_id,
+            public_url=server.public_url,
         ),
         bounds=CorridorBounds(json=JSON_BOUNDS),
         seen=seen,

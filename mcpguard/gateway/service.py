@@ -267,6 +267,7 @@ class Gateway(Service):
 
     def _sweep(self) -> None:
         self.pipeline.table.sweep()
+        self.pipeline.sse.sweep()
         self.pipeline.bare.pool.sweep()
 
     # -- stop ------------------------------------------------------------------------------

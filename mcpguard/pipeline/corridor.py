@@ -23,7 +23,9 @@ from mcpguard.pipeline.admission import granted
 from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
+from mcpguard.pipeline.places import Part, allowed_at_root, may_be_part, place_of
 from mcpguard.pipeline.session_table import SessionTable
+from mcpguard.pipeline.sse_wire import SseWire
 from mcpguard.pipeline.trip import Books, Trip, digest_of
 from mcpguard.policy.addresses import address_block
 from mcpguard.policy.buckets import Rate
@@ -39,11 +41,12 @@ from mcpguard.protocol.jsonrpc import (
     Response,
     parse,
 )
-from mcpguard.protocol.mcp import LEGACY_VERSIONS, META_VERSION
-from mcpguard.upstream.link import Directory
+from mcpguard.protocol.mcp import LEGACY_VERSIONS, claimed_version
+from mcpguard.upstream.link import Directory, Route
 
 log = Logger()
 
+_METHODS = ("GET", "POST", "DELETE")
 _PROBES = frozenset({"/health", "/live", "/ready"})
 _JSON_TYPES = frozenset({"application/json"})
 _CURL_TYPES = frozenset({"", "application/x-www-form-urlencoded"})
@@ -79,6 +82,7 @@ class Pipeline:
     legacy: LegacyWire
     modern: ModernWire
     bare: BareWire
+    sse: SseWire
     bounds: CorridorBounds
     seen: Callable[[Principal], None]
     """Told of each authenticated principal (the gauge of active identities)."""
@@ -117,6 +121,7 @@ class Pipeline:
         """Refuse what comes from now on and end the streams that have no end of their own."""
         self.draining = True
         self.modern.end_listens()
+        self.sse.drain()
 
     # -- the steps -------------------------------------------------------------------------
 
@@ -127,23 +132,48 @@ class Pipeline:
             raise Refused(refusal)
         if self.draining:
             raise Refused(Refusal(Reason.DRAINING, retry_after=5.0))
-        if incoming.method not in ("POST", "GET", "DELETE"):
-            raise Refused(
-                Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "GET, POST, DELETE"),))
-            )
+        at_root = allowed_at_root(incoming.path)
+        if at_root is not None or not may_be_part(incoming.path):
+            _check_method(incoming, at_root)
         principal = trip.principal = await self._authenticate(incoming)
         trip.step("AuthSuccess")
         self.seen(principal)
         await self._identity_limit(trip, principal)
-        route = trip.route = self.directory.resolve(incoming.path)
-        if route is None:
+        place = place_of(incoming.path, self.directory)
+        if place is None:
             raise Refused(Refusal(Reason.NOT_FOUND))
+        route = trip.route = place.route
         verdict = decide(
             principal.rights,
             Operation("method", incoming.method, route.upstream.name, incoming.method),
         )
         if not verdict.allowed:
             raise Refused(Refusal(Reason.SERVER_DENIED, detail=verdict.reason))
+        _check_method(incoming, None if place.part is None else place.part.method)
+        if place.part is None:
+            await self._walk_streamable(trip, principal, route)
+        elif place.part is Part.STREAM:
+            _require_stream(trip)
+            self.sse.open(trip)
+        else:
+            await self._walk_messages(trip, principal)
+
+    async def _walk_messages(self, trip: Trip, principal: Principal) -> None:
+        """A message of HTTP+SSE: once it is known to be a request, its refusal goes elsewhere."""
+        held = self.sse.find(trip)
+        try:
+            message = self._read(trip, bare=False)
+        except Refused:
+            if trip.rpc_id is not None:
+                self.sse.accept(trip, held)
+            raise
+        self.sse.accept(trip, held)
+        if isinstance(message, Request):
+            self._concurrency(trip, principal)
+        await self.sse.post(trip, held, message)
+
+    async def _walk_streamable(self, trip: Trip, principal: Principal, route: Route) -> None:
+        incoming = trip.incoming
         version = self._version(incoming)
         stateless = version is not None and version not in LEGACY_VERSIONS
         session_id = None if stateless else incoming.header("mcp-session-id")
@@ -161,8 +191,7 @@ class Pipeline:
             if incoming.method == "DELETE":
                 self.legacy.delete(trip, session)
                 return
-            if not _accepts(trip.accept, "text/event-stream"):
-                raise Refused(Refusal(Reason.NOT_ACCEPTABLE, "Accept must allow text/event-stream"))
+            _require_stream(trip)
             self.legacy.get(trip, session)
             return
         self._concurrency(trip, principal)
@@ -307,11 +336,23 @@ def _accepts(accept: str | None, media_type: str) -> bool:
     return any(part.partition(";")[0].strip().lower() in wanted for part in accept.split(","))
 
 
+def _check_method(incoming: Incoming, only: str | None) -> None:
+    """Refuse what a place does not know; ``only`` None: what Streamable HTTP does not."""
+    if incoming.method not in ((only,) if only else _METHODS):
+        allow = ("Allow", only or ", ".join(_METHODS))
+        raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(allow,)))
+
+
+def _require_stream(trip: Trip) -> None:
+    if not _accepts(trip.accept, "text/event-stream"):
+        raise Refused(Refusal(Reason.NOT_ACCEPTABLE, "Accept must allow text/event-stream"))
+
+
 def _claims_modern(message: Request | Notification | Response) -> bool:
     """Whether a body carries the metadata of a stateless version."""
-    params = message.params if isinstance(message, Request | Notification) else None
-    meta = params.get("_meta") if params else None
-    version = meta.get(META_VERSION) if isinstance(meta, dict) else None
+    if isinstance(message, Response):
+        return False
+    version = claimed_version(message.params)
     return version is not None and version not in LEGACY_VERSIONS
 
 

@@ -16,7 +16,7 @@ from mcpguard.policy.principal import Principal
 from mcpguard.protocol.answers import error_object, render
 from mcpguard.protocol.jsonrpc import encode
 from mcpguard.protocol.mcp import metric_label
-from mcpguard.upstream.link import Id, Route
+from mcpguard.upstream.link import Id, Message, Route
 
 log = Logger()
 
@@ -70,6 +70,8 @@ class Trip:
     in_band: bool = False
     """True for the handshake eras, where an unknown method or bad params is an answer like any
     other (200): a 404 there would tell the client that its session is gone."""
+    elsewhere: Callable[[Message], None] | None = None
+    """Takes the error of a request whose POST was answered already, as HTTP+SSE answers."""
     on_settled: list[Callable[[], None]] = field(factory=list)
     """Called once at the outcome, such as giving a concurrency slot back."""
     _settled: bool = field(init=False, default=False)
@@ -155,6 +157,12 @@ class Trip:
 
     def _refuse(self, refusal: Refusal) -> None:
         error_id = self.books.clocks.new_id()
+        if self.elsewhere is not None:
+            self.settle_refusal(refusal, 202, error_id)
+            if self.rpc_id is not None:
+                error = error_object(refusal, error_id)
+                self.elsewhere({"jsonrpc": "2.0", "id": self.rpc_id, "error": error})
+            return
         if self.in_band and self.rpc_id is not None and refusal.reason in _IN_BAND:
             message = {
                 "jsonrpc": "2.0",

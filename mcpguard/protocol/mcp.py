@@ -134,6 +134,12 @@ def metric_label(method: str | None) -> str:
     return method if method in METHODS and method is not None else "other"
 
 
+def claimed_version(params: Mapping[str, Any] | None) -> Any:
+    """The protocol version that the ``_meta`` of some params names, whatever it is; else None."""
+    meta = (params or {}).get("_meta")
+    return meta.get(META_VERSION) if isinstance(meta, dict) else None
+
+
 def _string(members: Mapping[str, Any], param: str) -> str:
     value = members.get(param)
     if not isinstance(value, str):

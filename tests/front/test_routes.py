@@ -37,6 +37,7 @@ class TheClientListener(SynchronousTestCase):
         """Every method on every MCP path is the corridor's."""
         lines = ["POST /mcp", "GET /mcp", "DELETE /mcp", "PUT /mcp", "OPTIONS /mcp", "BREW /mcp"]
         lines += ["POST /mcp/fs", "GET /mcp/fs/a/b", "POST /mcp/%20x"]
+        lines += ["GET /sse", "PUT /sse", "POST /messages", "HEAD /messages", "GET /mcp/fs/sse"]
         for line in lines:
             self.assertEqual(self.ask(line).status, 200)
         self.assertEqual([f"{method} {path}" for method, path in self.handled()], lines)
@@ -59,7 +60,10 @@ class TheClientListener(SynchronousTestCase):
             "GET /health/",
             "GET /health/x",
             "GET /%68ealth",
-            "GET /sse",
+            "GET /sse/",
+            "GET /sse/x",
+            "GET /ssex",
+            "POST /messages/x",
         ):
             answer = self.ask(line)
             self.assertEqual(answer.status, 404, line)

@@ -116,7 +116,7 @@ class MemoryOutlet:
         self.status, self.body, self.finished = status, body, True
         self.headers = {name.lower(): value for name, value in headers}
 
-    def open(self, status: int, headers: Headers) -> None:
+    def open(self, status: int, headers: Headers, *, ends_in_drain: bool = True) -> None:
         """Take the start of a stream."""
         assert self.status is None, "answered twice"
         self.status, self.streamed = status, True

@@ -1,0 +1,84 @@
+"""What a path asks for: a server by Streamable HTTP, or one of the two places of HTTP+SSE."""
+
+from enum import Enum
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from mcpguard.upstream.link import Directory, Route
+
+_MOUNT = "/mcp"
+
+
+class Part(Enum):
+    """The two places of HTTP+SSE (2024-11-05): ``<mount>/sse`` and ``<mount>/messages``.
+
+    Those of the single server at ``/mcp`` are ``/sse`` and ``/messages`` too.
+    """
+
+    STREAM = "sse"
+    MESSAGES = "messages"
+
+    @property
+    def method(self) -> str:
+        """The one method it knows."""
+        return "GET" if self is Part.STREAM else "POST"
+
+
+_PARTS = {part.value: part for part in Part}
+
+
+@frozen
+class Place:
+    """A route, and how it is spoken to there."""
+
+    route: Route
+    part: Part | None
+    """None: Streamable HTTP."""
+
+
+def may_be_part(path: str) -> bool:
+    """Whether a path ends as those of HTTP+SSE do; which of them are, the directory knows."""
+    return path.rpartition("/")[2] in _PARTS
+
+
+def place_of(path: str, directory: Directory) -> Place | None:
+    """What a path asks for; None if there is nothing.
+
+    A configured path means what was configured, also where a prefix ends in ``/sse``. Otherwise
+    the segment right below one is ours, and not what goes behind the URL of an HTTP server; any
+    deeper one is the server's.
+    """
+    route = directory.resolve(path)
+    if route is not None and not route.path:
+        return Place(route, None)
+    mount, _, last = path.rpartition("/")
+    if last in _PARTS:
+        below = directory.resolve(mount or _MOUNT)
+        if below is not None and not below.path:
+            return Place(below, _PARTS[last])
+    return None if route is None else Place(route, None)
+
+
+def allowed_at_root(path: str) -> str | None:
+    """The one method of ``/sse`` and ``/messages``, which are there for everybody to see.
+
+    What else ends so tells only the authenticated whether a server is there.
+    """
+    part = _PARTS.get(path.removeprefix("/"))
+    return None if part is None else part.method
+
+
+def messages_path(public_url: str | None, stream_path: str) -> str:
+    """Where a client that opened ``stream_path`` posts its messages, as a path on its own origin.
+
+    Clients compare origins and resolve the path against the URL they know; one with a leading
+    slash is what every SDK understands (Java's resolves against the host, so that a relative one
+    would lose its way). A ``public_url`` with a path says what a proxy takes away in front of
+    ours; where it ends in the ``/mcp`` that our path begins with, it is that of an MCP endpoint.
+    """
+    prefix = urlsplit(public_url).path.rstrip("/") if public_url else ""
+    path = stream_path.removesuffix(Part.STREAM.value) + Part.MESSAGES.value
+    if prefix.endswith(_MOUNT) and path.startswith(f"{_MOUNT}/"):
+        prefix = prefix.removesuffix(_MOUNT)
+    return prefix + path
