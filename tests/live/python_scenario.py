@@ -47,7 +47,7 @@ def python(
             *_calls(who, first),
             *_questions(who),
             *_lists(who),
-            *_events(who),
+            *_events(who, first),
             together(10, "echo", "message", who=f"{who} "),
             *crowd(sessions, 3, "echo", "message", who=f"{who} "),
         ),
@@ -125,16 +125,16 @@ def _lists(who: str) -> tuple[Step, ...]:
     )
 
 
-def _events(who: str) -> tuple[Step, ...]:
+def _events(who: str, first: int) -> tuple[Step, ...]:
     """What the server says unasked."""
     uri = f"{COUNTER}/{who}"
     touch = {"do": "watch", "uri": uri, "tool": "touch", "arguments": {"who": who}}
-    grow = {"do": "grow", "tool": "grow", "arguments": {"name": f"extra_{who}"}}
+    grow = {"do": "grow", "tool": "grow", "arguments": {"name": f"extra_{first}"}}
     log = {"tool": "log", "arguments": {"text": who}, "expect": f"critical: {who}"}
     lines = includes(f"warning: {who}", f"critical: {who}")
     return (
         *_shows("resource subscriptions", Step("subscription", touch, only(uri))),
-        *_shows("changed lists", Step("list changed", grow, includes(f"extra_{who}", *TOOLS))),
+        *_shows("changed lists", Step("list changed", grow, includes(f"extra_{first}", *TOOLS))),
         *_shows(
             "log messages",
             Step("log", {"do": "log", "level": "warning", "tries": LOG_TRIES, **log}, lines),
