@@ -17,7 +17,11 @@ from mcpguard.protocol.bridge.rounds import (
 from mcpguard.protocol.mcp import META_SERVER_INFO
 
 BOUNDS = RoundBounds(rounds=3, entries=3, size=300)
-EVERYTHING: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "sampling": {"tools": {}}, "roots": {}}
+EVERYTHING: dict[str, Any] = {
+    "elicitation": {"form": {}, "url": {}},
+    "sampling": {"tools": {}},
+    "roots": {},
+}
 FORM = {"method": "elicitation/create", "params": {"message": "who?"}}
 URL = {
     "method": "elicitation/create",
