@@ -2,7 +2,6 @@
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from mcpguard.errors import Reason
 from mcpguard.upstream.http_probe import probe_eras
 from mcpguard.upstream.http_session import HttpSession
 from mcpguard.upstream.http_stateless import StatelessHttpLink
@@ -53,12 +52,6 @@ class HttpUpstream(UrlUpstream):
         session = HttpSession(self._remote, self._url(path), inbox, self._sessions.discard)
         self._sessions.add(session)
         return session
-
-    def _url(self, path: str) -> str:
-        try:
-            return self._remote.target.url(path)
-        except ValueError as refused:
-            raise UpstreamFailure(Reason.UPSTREAM_FAILED, str(refused)) from refused
 
     def _probe(self) -> Deferred[Eras]:
         return Deferred.fromCoroutine(probe_eras(self._remote, self._settings.era, DISCOVER_SECS))

@@ -22,6 +22,7 @@ from mcpguard.upstream.http_reader import Form, MessageReader, not_heard, refusa
 from mcpguard.upstream.http_remote import POST_HEADERS, Remote
 from mcpguard.upstream.http_session import HttpSession
 from mcpguard.upstream.link import Call, Eras, InitializeRejected, Message, UpstreamFailure
+from mcpguard.upstream.url_session import UrlSession
 from mcpguard.upstream.wire import Head
 
 PROBE_ID = "mcp-guard-probe"
@@ -82,9 +83,8 @@ async def _discover(remote: Remote, seconds: float) -> DiscoverVerdict:
     return judge_discover(answer)
 
 
-async def _handshakes(remote: Remote) -> bool:
-    """Whether ``initialize`` is answered with a handshake version known here."""
-    session = HttpSession(remote, remote.target.url(), _Deaf(), lambda _: None)
+async def shakes_hands(session: UrlSession) -> bool:
+    """Whether ``initialize`` is answered with a handshake version known here; ends the session."""
     params: Message = {
         "protocolVersion": LATEST_LEGACY,
         "capabilities": {},
@@ -98,7 +98,7 @@ async def _handshakes(remote: Remote) -> bool:
     return opening.result.get("protocolVersion") in LEGACY_VERSIONS
 
 
-class _Deaf:
+class Deaf:
     """The inbox of a session that is closed before it begins."""
 
     def notification(self, message: Message) -> None:
@@ -109,6 +109,12 @@ class _Deaf:
 
     def closed(self, failure: UpstreamFailure) -> None:
         """Nothing follows from it."""
+
+
+async def _handshakes(remote: Remote) -> bool:
+    return await shakes_hands(
+        HttpSession(remote, remote.target.url(), Deaf(), on_end=lambda _: None)
+    )
 
 
 @define(eq=False, repr=False)

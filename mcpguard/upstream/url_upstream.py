@@ -13,7 +13,7 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
 
 from mcpguard.config.settings import UpstreamSettings
-from mcpguard.errors import ConfigurationError
+from mcpguard.errors import ConfigurationError, Reason
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.upstream.agent_wire import AgentWire
@@ -172,6 +172,13 @@ class UrlUpstream(ABC):
     def _probe(self) -> Deferred[Eras]:
         """Ask the server what it speaks."""
 
+    def _url(self, path: str) -> str:
+        """The URL for what follows a request's prefix; raises `UpstreamFailure`."""
+        try:
+            return self._remote.target.url(path)
+        except ValueError as refused:
+            raise UpstreamFailure(Reason.UPSTREAM_FAILED, str(refused)) from refused
+
     def _reach(self) -> Deferred[None]:
         return self._wire.reach(self._remote.target.url())
 
@@ -225,6 +232,8 @@ def _checked(settings: UpstreamSettings) -> tuple[Target, Headers]:
         target = Target.parse(settings.url or "")
     except ValueError as problem:
         problems.append(f"upstream {settings.name!r}: url: {problem}")
+    if settings.transport == "sse" and settings.era == "modern":
+        problems.append(f"upstream {settings.name!r}: era: HTTP with SSE has no stateless requests")
     headers: list[tuple[str, str]] = []
     for name, secret in settings.headers.items():
         lower = name.lower()

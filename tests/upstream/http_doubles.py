@@ -13,7 +13,15 @@ from mcpguard.errors import Reason
 from mcpguard.observe.events import Event
 from mcpguard.protocol.sse import encode_event
 from mcpguard.upstream.http import HttpUpstream
-from mcpguard.upstream.link import Call, Link, Message, Opening, Outbound, UpstreamFailure
+from mcpguard.upstream.link import (
+    Call,
+    Link,
+    Message,
+    Opening,
+    Outbound,
+    Upstream,
+    UpstreamFailure,
+)
 from mcpguard.upstream.wire import Head, Headers, Receiver
 
 URL = "http://127.0.0.1:9/mcp"
@@ -79,10 +87,16 @@ class Sent:
         """Begin an event stream."""
         self.head(200, {**EVENTS, **(headers or {})})
 
-    def event(self, message: object, id: str | None = None, retry: int | None = None) -> None:
+    def event(
+        self,
+        message: object,
+        id: str | None = None,
+        retry: int | None = None,
+        kind: str | None = None,
+    ) -> None:
         """Send one event; None is the empty one that primes a resumption."""
         data = b"" if message is None else json.dumps(message).encode()
-        self.receiver.data(encode_event(data, id=id, retry=retry))
+        self.receiver.data(encode_event(data, event=kind, id=id, retry=retry))
 
     def event_result(self, result: dict[str, Any]) -> None:
         """Send the answer to the request as an event."""
@@ -231,8 +245,8 @@ class Inbox:
         self.closings.append(failure)
 
 
-class HttpCase(SynchronousTestCase):
-    """An `HttpUpstream` whose server is the test."""
+class UrlCase(SynchronousTestCase):
+    """An upstream behind a URL whose server is the test; `build` says which."""
 
     settings: dict[str, Any] = {}
 
@@ -242,6 +256,29 @@ class HttpCase(SynchronousTestCase):
         self.wire = MemoryWire()
         self.books = Books()
         self.upstream = self.build(**self.settings)
+
+    def build(self, **settings: Any) -> Upstream:
+        """An upstream on this case's wire."""
+        raise NotImplementedError
+
+    def legacy(self, method: str = "tools/call", id: str | int = 1, **params: Any) -> Outbound:
+        """A request of a session."""
+        return Outbound(id, method, params, LEGACY, "api_key:a")
+
+    def opening(self, inbox: Inbox | None = None, path: str = "") -> Deferred[Opening]:
+        """Begin a session."""
+        params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t"}}
+        return self.upstream.open_session("api_key:a", params, inbox or Inbox(), path)
+
+    def ask(self, link: Link, outbound: Outbound) -> tuple[Call, Sink, Sent]:
+        """Send a request; its call, its sink, and the POST it became."""
+        sink = Sink()
+        call = link.request(outbound, sink)
+        return call, sink, self.wire.last("POST")
+
+
+class HttpCase(UrlCase):
+    """An `HttpUpstream` whose server is the test."""
 
     def build(self, **settings: Any) -> HttpUpstream:
         """An upstream on this case's wire."""
@@ -266,15 +303,6 @@ class HttpCase(SynchronousTestCase):
         params.setdefault("_meta", META)
         return Outbound(id, method, params, MODERN, "api_key:a", endless=endless)
 
-    def legacy(self, method: str = "tools/call", id: str | int = 1, **params: Any) -> Outbound:
-        """A request of a session."""
-        return Outbound(id, method, params, LEGACY, "api_key:a")
-
-    def opening(self, inbox: Inbox | None = None, path: str = "") -> Deferred[Opening]:
-        """Begin a session."""
-        params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t"}}
-        return self.upstream.open_session("api_key:a", params, inbox or Inbox(), path)
-
     def session(self, inbox: Inbox | None = None, session_id: str | None = "s1") -> Link:
         """An open session before ``initialized``."""
         opening = self.opening(inbox)
@@ -289,9 +317,3 @@ class HttpCase(SynchronousTestCase):
         self.wire.last("POST").status(202)
         self.wire.last("GET").events()
         return link
-
-    def ask(self, link: Link, outbound: Outbound) -> tuple[Call, Sink, Sent]:
-        """Send a request; its call, its sink, and the POST it became."""
-        sink = Sink()
-        call = link.request(outbound, sink)
-        return call, sink, self.wire.last("POST")
