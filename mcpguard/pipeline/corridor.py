@@ -168,8 +168,7 @@ class Pipeline:
                 self.sse.accept(trip, held)
             raise
         self.sse.accept(trip, held)
-        if isinstance(message, Request):
-            self._concurrency(trip, principal)
+        self._concurrency(trip, principal, message)
         await self.sse.post(trip, held, message)
 
     async def _walk_streamable(self, trip: Trip, principal: Principal, route: Route) -> None:
@@ -194,8 +193,8 @@ class Pipeline:
             _require_stream(trip)
             self.legacy.get(trip, session)
             return
-        self._concurrency(trip, principal)
         message = self._read(trip, bare=version is None and session_id is None)
+        self._concurrency(trip, principal, message)
         if stateless:
             self._require_both_types(trip)
             await self.modern.post(trip, message)
@@ -254,9 +253,13 @@ class Pipeline:
         if not grant.allowed:
             raise Refused(Refusal(Reason.RATE_LIMITED, retry_after=grant.retry_after))
 
-    def _concurrency(self, trip: Trip, principal: Principal) -> None:
+    def _concurrency(
+        self, trip: Trip, principal: Principal, message: Request | Notification | Response
+    ) -> None:
         limit = principal.limits.max_concurrency
-        if limit is None:
+        # Only requests take a place: an identity with one place, whose call asks it something,
+        # could neither answer nor cancel.
+        if limit is None or not isinstance(message, Request):
             return
         key = principal.key
         busy = self._busy.get(key, 0)

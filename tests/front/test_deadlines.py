@@ -264,6 +264,18 @@ class Draining(SynchronousTestCase):
         self.assertEqual(post.answer().body, b"data: 1\n\ndata: 2\n\n")
         self.assertEqual(self.successResultOf(drained), 0)
 
+    def test_streams_with_an_end_of_their_own(self) -> None:
+        """A GET's stream whose maker ends it is left to its maker, within the same time."""
+        get = self.listener.ask(request("GET /sse"))
+        _, outlet = self.listener.corridor.handled[0]
+        outlet.open(200, (("Content-Type", "text/event-stream"),), ends_in_drain=False)
+        drained = self.listener.site.drain(30)
+        outlet.write(b"data: 1\n\n")
+        self.assertNoResult(drained)
+        outlet.finish()
+        self.assertEqual(get.answer("GET").body, b"data: 1\n\n")
+        self.assertEqual(self.successResultOf(drained), 0)
+
     def test_limit(self) -> None:
         """What is not finished at the limit is cut, and counted."""
         client = self.listener.ask(SOUND)

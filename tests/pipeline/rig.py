@@ -380,6 +380,7 @@ class Rig:
         who: str | None = "alice",
         accept: str | None = LEGACY_ACCEPT,
         headers: dict[str, str] | None = None,
+        query: str = "",
         peer: str = "192.0.2.1",
     ) -> MemoryOutlet:
         """Walk one request; ``body`` is JSON unless it is bytes."""
@@ -398,7 +399,7 @@ class Rig:
                 request_id=self._new_id(),
                 method=method,
                 path=path,
-                query="",
+                query=query,
                 headers=all_headers,
                 body=body if isinstance(body, bytes) else json.dumps(body).encode(),
                 peer=peer,

@@ -1,5 +1,7 @@
 """The order of a request's steps."""
 
+from typing import Any
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,6 +12,7 @@ from mcpguard.policy.rules import Operation, decide
 from mcpguard.protocol.mcp import METHODS
 from mcpguard.upstream.link import Eras
 from tests.pipeline.rig import MODERN, MemoryUpstream, Rig, api_key
+from tests.pipeline.sse_rig import PARAMS, SseClient
 
 PATTERNS = st.lists(
     st.sampled_from(
@@ -33,7 +36,7 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
         method=st.sampled_from([*sorted(METHODS), "unknown/method", "Tools/call", "tools/Call"]),
         name=TOOLS | st.none() | st.integers(),
         who=st.sampled_from(["carol", "stranger", None]),
-        era=st.sampled_from(["bare", "session", "modern"]),
+        era=st.sampled_from(["bare", "session", "modern", "sse"]),
         with_id=st.booleans(),
     )
     def test_every_request_that_arrives_was_allowed(
@@ -58,6 +61,12 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
         if method == "completion/complete":
             params = {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {}}
         headers = {}
+        keys: dict[str, Any] = {}
+        if era == "sse":
+            client = SseClient(rig, who="carol")
+            if client.outlet.status == 200:
+                client.ask("initialize", PARAMS)
+                keys = {"path": "/messages", "query": f"sessionId={client.session_id}"}
         if era == "session":
             opened = rig.call(
                 "initialize",
@@ -68,14 +77,14 @@ class NothingBeforeAnAllowTests(SynchronousTestCase):
                 headers["Mcp-Session-Id"] = opened.headers["mcp-session-id"]
         if not with_id:
             body = {"jsonrpc": "2.0", "method": method, "params": params}
-            rig.send(body, who=who, headers=headers)
+            rig.send(body, who=who, headers=headers, **keys)
             for link in upstream.links:
                 for notified, _ in link.notifications:
                     self.assertEqual(METHODS[notified].kind, "notification")
         elif era == "modern":
             rig.modern(method, params, who=who)
         else:
-            rig.call(method, params, who=who, headers=headers)
+            rig.call(method, params, who=who, headers=headers, **keys)
         for outbound in upstream.asked:
             if outbound.method == "tools/list" and outbound.principal_key == "api_key:carol":
                 continue
@@ -219,6 +228,21 @@ class StepTests(SynchronousTestCase):
         rig.upstream.links[0].answer(0, result={"content": []})
         self.assertEqual(first.status, 200)
         self.assertIsNone(rig.call("tools/list", who="one").status)
+
+    def test_only_requests_take_a_place(self) -> None:
+        """With its one place taken, an identity can still answer its server, and cancel."""
+        rig = Rig(keys=(api_key("one", max_concurrency=1),))
+        session = {"Mcp-Session-Id": rig.handshake(who="one", capabilities={"roots": {}})}
+        running = rig.call("tools/call", {"name": "slow"}, who="one", headers=session)
+        question = {"jsonrpc": "2.0", "id": 5, "method": "roots/list"}
+        rig.upstream.inboxes[0].request(question, None)
+        answer = {"jsonrpc": "2.0", "id": running.events[-1]["id"], "result": {"roots": []}}
+        self.assertEqual(rig.send(answer, who="one", headers=session).status, 202)
+        self.assertEqual(rig.upstream.links[0].responses, [{**answer, "id": 5}])
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled"}
+        cancelled["params"] = {"requestId": 1}  # type: ignore[assignment]
+        self.assertEqual(rig.send(cancelled, who="one", headers=session).status, 202)
+        self.assertIsNotNone(rig.upstream.links[0].requests[0][2].cancelled)
 
     def test_denied_call_is_legible(self) -> None:
         """A denied call names the identity and the tool, in either kind of body."""
