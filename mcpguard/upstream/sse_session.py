@@ -104,7 +104,7 @@ class SseSession(UrlSession):
         """
         if head.status != 400:
             return head.status == 404
-        error = {} if message is None else message.get("error")
+        error = None if message is None else message.get("error")
         if isinstance(error, dict):
             words = str(error.get("message", ""))[:200]
         return "session" in words.lower()
