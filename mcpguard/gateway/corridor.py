@@ -6,6 +6,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.config.settings import ApiKeySettings, RateLimitSettings, ServerSettings
+from mcpguard.gateway.serving import tool_schemas
 from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.identity.chain import Chain
 from mcpguard.limits.memory import MemoryLimiter
@@ -17,7 +18,9 @@ from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.opaque import Opaque, OpaqueBounds
 from mcpguard.pipeline.pool import SessionPool
+from mcpguard.pipeline.revival import Revival
 from mcpguard.pipeline.schemas import ToolSchemas
+from mcpguard.pipeline.session_ids import IdBounds, SessionIds
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.sessions import Session, SessionBounds
 from mcpguard.pipeline.sse_session import SseBounds
@@ -40,9 +43,11 @@ SESSIONS = SessionBounds(
     queued_messages=100,
     queued_bytes=1_048_576,
     queued_secs=60.0,
+    remembered=100_000,
     asked=100,
     asked_secs=300.0,
 )
+SESSION_IDS = IdBounds(max_chars=1_000, max_name=64, max_age_secs=7 * 86_400.0, skew_secs=300.0)
 OPAQUE = OpaqueBounds(
     state_secs=900.0,
     cursor_secs=86_400.0,
@@ -56,7 +61,6 @@ COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
 MAX_POOLED_PER_PRINCIPAL = 100
-MAX_SCHEMA_VIEWS = 1_000
 MAX_LISTENS = 20
 MAX_LISTEN_URIS = 100
 
@@ -80,6 +84,7 @@ def corridor_for(
     sessions: SessionBounds = SESSIONS,
     sse: SseBounds = SSE,
     limiter_clock: Callable[[], float] | None = None,
+    schemas: ToolSchemas | None = None,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
@@ -96,6 +101,9 @@ def corridor_for(
     admission = Admission(rate_limit, limiter, opaque)
 
     def session_event(event_type: str, session: Session) -> None:
+        # The line says so where a session was begun in another process or an earlier life.
+        resumed = event_type == "SessionStarted" and session.resumed
+        details = {"resumed": True} if resumed else {}
         recorder.record(
             Event(
                 event_type=event_type,
@@ -104,6 +112,7 @@ def corridor_for(
                 provider=session.principal.provider,
                 server=session.route.upstream.name,
                 session_id=digest_of(session.id),
+                details=details,
             )
         )
 
@@ -113,15 +122,14 @@ def corridor_for(
         on_started=lambda session: session_event("SessionStarted", session),
         on_ended=lambda session: session_event("SessionEnded", session),
     )
-    schemas = ToolSchemas(
-        monotonic, ttl_secs=300.0, max_tools=2_000, max_pages=20, max_views=MAX_SCHEMA_VIEWS
-    )
+    schemas = schemas or tool_schemas(monotonic)
+    ids = SessionIds(Seal(key, "session", random), wall, SESSION_IDS)
     legacy = LegacyWire(
         admission=admission,
         table=table,
         bounds=sessions,
         clock=clock,
-        new_session_id=new_session_id,
+        ids=ids,
         commit_after=COMMIT_AFTER_SECS,
     )
     return Pipeline(
@@ -133,6 +141,7 @@ def corridor_for(
         authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
         directory=directory,
         table=table,
+        revival=Revival(ids=ids, table=table, bounds=sessions, on_dead=legacy.dead),
         legacy=legacy,
         modern=ModernWire(
             admission=admission,

@@ -24,6 +24,7 @@ from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.places import Part, allowed_at_root, may_be_part, place_of
+from mcpguard.pipeline.revival import Revival
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.sse_wire import SseWire
 from mcpguard.pipeline.trip import Books, Trip, digest_of
@@ -79,6 +80,7 @@ class Pipeline:
     authenticator: Authenticator
     directory: Directory
     table: SessionTable
+    revival: Revival
     legacy: LegacyWire
     modern: ModernWire
     bare: BareWire
@@ -181,17 +183,19 @@ class Pipeline:
         session = None
         if session_id is not None:
             session = self.table.find(session_id, principal, route)
-            trip.session_digest = digest_of(session.id)
+            if session is None:
+                self.revival.recall(session_id, principal, route)
+            trip.session_digest = digest_of(session_id)
         if incoming.method != "POST":
             if stateless:
                 raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "POST"),)))
-            if session is None:
+            if session_id is None:
                 raise Refused(Refusal(Reason.SESSION_REQUIRED))
             if incoming.method == "DELETE":
-                self.legacy.delete(trip, session)
+                self.legacy.delete(trip, session or await self.revival.session(trip, session_id))
                 return
             _require_stream(trip)
-            self.legacy.get(trip, session)
+            self.legacy.get(trip, session or await self.revival.session(trip, session_id))
             return
         message = self._read(trip, bare=version is None and session_id is None)
         self._concurrency(trip, principal, message)
@@ -205,9 +209,10 @@ class Pipeline:
                     "The body's protocol version needs the MCP-Protocol-Version header",
                 )
             )
-        elif session is not None:
+        elif session_id is not None:
             trip.in_band = True
             self._require_both_types(trip)
+            session = session or await self.revival.session(trip, session_id)
             await self.legacy.post(trip, session, message)
         elif isinstance(message, Request) and message.method == "initialize":
             trip.in_band = True

@@ -1,13 +1,12 @@
 """The handshake eras on the client's side (2025-03-26 to 2025-11-25): POST, GET, DELETE."""
 
-from collections.abc import Callable
-
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, authorize, refusal_of
+from mcpguard.pipeline.session_ids import SessionIds
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import Session, SessionBounds
 from mcpguard.pipeline.streams import (
@@ -116,7 +115,7 @@ class LegacyWire:
     table: SessionTable
     bounds: SessionBounds
     clock: IReactorTime
-    new_session_id: Callable[[], str]
+    ids: SessionIds
     commit_after: float
 
     # -- initialize ------------------------------------------------------------------------
@@ -129,7 +128,7 @@ class LegacyWire:
         params = permitted_params(trip, request)
         self.table.reserve(principal)
         session = Session(
-            id=self.new_session_id(),
+            id="",
             principal=principal,
             route=route,
             version=params["protocolVersion"],
@@ -137,7 +136,7 @@ class LegacyWire:
             bounds=self.bounds,
             meter=trip.books.meter,
             monotonic=trip.books.clocks.monotonic,
-            on_dead=self._dead,
+            on_dead=self.dead,
             last_used=trip.books.clocks.monotonic(),
         )
         try:
@@ -155,6 +154,8 @@ class LegacyWire:
         except Refused:
             close_quietly(opening.link)
             raise
+        # Known only now: what is needed to take the session up again stands in it.
+        session.id = self.ids.issue(principal.key, route, params, opening)
         self.table.add(session)
         trip.session_digest = digest_of(session.id)
         self._answer(
@@ -168,7 +169,8 @@ class LegacyWire:
         trip.settle("error" if "error" in body else "success", 200)
         trip.outlet.answer(200, [JSON_TYPE, *trip.answer_headers(), *headers], encode(message))
 
-    def _dead(self, session: Session) -> None:
+    def dead(self, session: Session) -> None:
+        """The server's side of a session has ended for good."""
         self.table.end(session)
 
     # -- POST in a session -----------------------------------------------------------------

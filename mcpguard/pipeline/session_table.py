@@ -1,6 +1,8 @@
 """Every session by id: ownership, caps, idle expiry."""
 
+from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import sha256
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredList
@@ -35,6 +37,8 @@ class SessionTable:
     on_ended: Callable[[Session], None]
     _sessions: dict[str, Session] = field(init=False, factory=dict)
     _per_principal: dict[str, int] = field(init=False, factory=dict)
+    _ended: OrderedDict[bytes, None] = field(init=False, factory=OrderedDict)
+    """Digests of ids that must not be revived, although they still could be read."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -75,12 +79,16 @@ class SessionTable:
         self._per_principal[key] = self._per_principal.get(key, 0) + 1
         self.on_started(session)
 
-    def find(self, session_id: str, principal: Principal, route: Route) -> Session:
-        """The principal's own session on this route; raises Refused (404) otherwise."""
+    def find(self, session_id: str, principal: Principal, route: Route) -> Session | None:
+        """The principal's own session on this route; raises Refused (404) if it is another's.
+
+        None when there is none of this id here and now.
+        """
         session = self._sessions.get(session_id)
+        if session is None:
+            return None
         if (
-            session is None
-            or session.principal.key != principal.key
+            session.principal.key != principal.key
             or session.route.public_path != route.public_path
             or session.route.path != route.path
         ):
@@ -88,6 +96,10 @@ class SessionTable:
         session.principal = principal
         session.last_used = self.monotonic()
         return session
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether a session of this id was here and has ended (as far back as is remembered)."""
+        return _digest(session_id) in self._ended
 
     def end(self, session: Session, failure: UpstreamFailure | None = None) -> Deferred[None]:
         """End one session."""
@@ -98,6 +110,9 @@ class SessionTable:
                 self._per_principal[key] = left
             else:
                 self._per_principal.pop(key, None)
+            self._ended[_digest(session.id)] = None
+            if len(self._ended) > self.bounds.remembered:
+                self._ended.popitem(last=False)
             self.on_ended(session)
         closing = session.end(failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended"))
         closing.addErrback(close_failed)
@@ -117,3 +132,7 @@ class SessionTable:
         """End every session; fires when all links are closed."""
         closing = [self.end(session) for session in list(self._sessions.values())]
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+
+def _digest(session_id: str) -> bytes:
+    return sha256(session_id.encode()).digest()[:16]

@@ -55,6 +55,8 @@ class SessionBounds:
     queued_messages: int
     queued_bytes: int
     queued_secs: float
+    remembered: int
+    """Sessions that have ended and must not be revived, in all."""
     asked: int
     """Server requests waiting for the client's answer, per session."""
     asked_secs: float
@@ -85,6 +87,8 @@ class Session:
     meter: Meter
     monotonic: Callable[[], float]
     on_dead: Callable[["Session"], None]
+    first_event: int = 0
+    """Above zero for a session of an earlier life: event ids below this one are of that life."""
     link: Link | None = None
     ended: bool = False
     last_used: float = 0.0
@@ -101,11 +105,16 @@ class Session:
     _queue: deque[tuple[float, int, Message, str | None]] = field(init=False, factory=deque)
     _queue_bytes: int = field(init=False, default=0)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether it was opened in an earlier life, or by another process."""
+        return self.first_event > 0
+
     # -- streams ---------------------------------------------------------------------------
 
     def new_stream(self) -> EventStream:
         """A stream for one POST's answer, resumable while its events are kept."""
-        stream = EventStream(self._next_stream, self.log)
+        stream = EventStream(self._next_stream, self.log, first=self.first_event)
         self._next_stream += 1
         self._streams[stream.number] = stream
         self._prune_streams()
@@ -129,7 +138,7 @@ class Session:
         if stream is not None and stream.attached:
             raise Refused(Refusal(Reason.STREAM_CONFLICT))
         if stream is None:
-            stream = self._streams[GET_STREAM] = EventStream(GET_STREAM, self.log)
+            stream = self._get_stream()
         stream.attach(outlet, headers, prime=self.version >= "2025-11-25", after=None)
         self._flush_queue(stream)
         return stream
@@ -141,12 +150,24 @@ class Session:
     def resume(self, outlet: Outlet, headers: Headers, number: int, seq: int) -> EventStream:
         """Continue a stream after the event a client saw last; raises Refused if unknown."""
         stream = self._streams.get(number)
+        if seq < self.first_event:
+            # SDK clients name the last event they saw for ever, also that of an earlier life. The
+            # stream for unrelated messages goes on as far as this life knows it; the answer that
+            # another stream waited for is lost.
+            seq, stream = self.first_event, None
+            if number == GET_STREAM:
+                stream = self._streams.get(GET_STREAM) or self._get_stream()
         if stream is None:
             # Gone from memory: a client that gets an empty stream knows it missed the rest.
             raise Refused(Refusal(Reason.NOT_FOUND, "This event stream can no longer be resumed"))
         stream.attach(outlet, headers, prime=False, after=seq)
         if number == GET_STREAM:
             self._flush_queue(stream)
+        return stream
+
+    def _get_stream(self) -> EventStream:
+        stream = EventStream(GET_STREAM, self.log, first=self.first_event)
+        self._streams[GET_STREAM] = stream
         return stream
 
     @property

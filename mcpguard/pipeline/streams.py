@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 from twisted.internet.interfaces import IDelayedCall
 
 from mcpguard.front.exchange import Headers, Outlet
@@ -84,7 +84,9 @@ class EventStream:
     number: int
     log: ReplayLog
     ended: bool = False
-    _seq: int = field(init=False, default=0)
+    first: int = 0
+    """What its events are numbered from."""
+    _seq: int = field(init=False, default=Factory(lambda self: self.first, takes_self=True))
     _outlet: Outlet | None = field(init=False, default=None)
     _cutting: IDelayedCall | None = field(init=False, default=None)
 

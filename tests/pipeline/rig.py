@@ -11,15 +11,20 @@ from twisted.internet.task import Clock
 
 from mcpguard.config.settings import (
     ApiKeySettings,
+    Bridge,
     IdentityKeys,
     RateLimitSettings,
     ServerSettings,
+    UpstreamSettings,
 )
 from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers, Incoming
-from mcpguard.gateway.corridor import corridor_for
+from mcpguard.gateway.corridor import SESSIONS, corridor_for
+from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.observe.events import OUTCOME_TYPES, Event
+from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.corridor import Pipeline
+from mcpguard.pipeline.sessions import SessionBounds
 from mcpguard.upstream.link import (
     CallSink,
     Eras,
@@ -30,6 +35,7 @@ from mcpguard.upstream.link import (
     Outbound,
     Route,
     Standing,
+    Upstream,
     UpstreamFailure,
 )
 
@@ -314,7 +320,7 @@ class MemoryUpstream:
 class MemoryDirectory:
     """Routes by exact path."""
 
-    routes: dict[str, MemoryUpstream]
+    routes: dict[str, Upstream]
 
     def resolve(self, path: str) -> Route | None:
         """The route of an exact path."""
@@ -322,7 +328,7 @@ class MemoryDirectory:
         return None if upstream is None else Route(upstream, "", path)
 
     @property
-    def upstreams(self) -> Sequence[MemoryUpstream]:
+    def upstreams(self) -> Sequence[Upstream]:
         """All of them."""
         return list(self.routes.values())
 
@@ -347,24 +353,44 @@ class Rig:
     )
     server: ServerSettings = field(factory=ServerSettings)
     upstream: MemoryUpstream = field(factory=MemoryUpstream)
+    bridge: Bridge | None = None
+    """How the upstream is shown in the era it does not speak; None: it is not."""
     others: dict[str, MemoryUpstream] = field(factory=dict)
     clock: Clock = field(factory=Clock)
     trail: MemoryTrail = field(factory=MemoryTrail)
     meter: MemoryMeter = field(factory=MemoryMeter)
+    session_key: bytes | None = None
+    """Two rigs with one key are two lives of one gateway."""
+    sessions: SessionBounds = SESSIONS
     pipeline: Pipeline = field(init=False)
+    served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
+        schemas = tool_schemas(self.clock.seconds)
+        upstream: Upstream = self.upstream
+        if self.bridge is not None:
+            self.served = upstream = served(
+                upstream,
+                UpstreamSettings(command="true", bridge=self.bridge),
+                clock=self.clock,
+                random=lambda: 0.0,
+                meter=self.meter,
+                schemas=schemas,
+            )
         self.pipeline = corridor_for(
+            schemas=schemas,
             server=self.server,
             rate_limit=self.limits,
             api_keys=self.keys,
-            directory=MemoryDirectory({"/mcp": self.upstream, **self.others}),
+            directory=MemoryDirectory({"/mcp": upstream, **self.others}),
             clock=self.clock,
             wall=self.clock.seconds,
             new_id=self._new_id,
             recorder=self.trail,
             meter=self.meter,
+            session_key=self.session_key,
+            sessions=self.sessions,
         )
 
     def _new_id(self) -> str:
