@@ -40,7 +40,7 @@ def python(
     return Scenario(
         server=server,
         stays=stays,
-        content={"answer": who},
+        content={"answer": "?"},
         asked=frozenset({"elicitation", "sampling", "roots"}),
         roots=(f"file:///srv/{who}",),
         steps=(
@@ -90,10 +90,15 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
 
 def _questions(who: str) -> tuple[Step, ...]:
     """What the server asks of the client in the course of a call."""
-    asked = call("elicitation", "ask", text(f"answered: {who}"), question=f"Who is {who}?")
+    question = f"Who is {who}?"
+    answered = text(f"answered: {question}")
     said = f"test-model said: <Why, {who}?>"
     return (
-        *_shows("elicitation", asked),
+        *_shows(
+            "elicitation",
+            call("elicitation", "ask", answered, question=question),
+            together(4, "ask", "question", "answered: ", who=f"{who} ", name="asked together"),
+        ),
         *_shows("sampling", call("sampling", "sample", text(said), text=f"Why, {who}?")),
         *_shows("roots", call("roots", "where", text(f"file:///srv/{who}"))),
     )

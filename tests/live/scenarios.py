@@ -46,7 +46,7 @@ class Scenario:
     """The name that the server gives itself."""
     steps: tuple[Step, ...]
     content: Mapping[str, Any]
-    """What the user enters when asked."""
+    """What the user enters when asked; ``?`` stands for the question."""
     asked: frozenset[str]
     """What the server must have asked of the client by the end."""
     roots: tuple[str, ...] = ("file:///srv/data",)
@@ -135,11 +135,18 @@ def progress(
     )
 
 
-def together(count: int, tool: str, argument: str, prefix: str = "", who: str = "") -> Step:
+def together(
+    count: int,
+    tool: str,
+    argument: str,
+    prefix: str = "",
+    who: str = "",
+    name: str = "together",
+) -> Step:
     """Calls side by side in one session, each with its own answer."""
     expected = {f"{who}together {n}": f"{prefix}{who}together {n}" for n in range(count)}
     do = {"do": "together", "tool": tool, "argument": argument, "count": count, "who": who}
-    return Step("together", do, expected)
+    return Step(name, do, expected)
 
 
 def crowd(

@@ -1,6 +1,6 @@
 // A client of npm's @modelcontextprotocol/client 2.x, driven by the steps of a job; ``mode`` is
 // the SDK's versionNegotiation mode, a version to pin, or "default" to leave it unset.
-import { load, main } from "./steps.mjs";
+import { entered, load, main } from "./steps.mjs";
 
 const { Client, SSEClientTransport, StreamableHTTPClientTransport } = await load(
   "@modelcontextprotocol/client",
@@ -21,7 +21,7 @@ async function connect(job, heard) {
   );
   client.setRequestHandler("elicitation/create", async ({ params }) => {
     heard.ask("elicitation", params.message);
-    return { action: "accept", content: job.content };
+    return { action: "accept", content: entered(job, params.message) };
   });
   client.setRequestHandler("sampling/createMessage", async ({ params }) => {
     const { text } = params.messages.at(-1).content;

@@ -1,5 +1,5 @@
 // A client of npm's @modelcontextprotocol/sdk 1.x, driven by the steps of a job.
-import { load, main } from "./steps.mjs";
+import { entered, load, main } from "./steps.mjs";
 
 const { Client } = await load("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = await load(
@@ -15,7 +15,7 @@ async function connect(job, heard) {
   );
   client.setRequestHandler(types.ElicitRequestSchema, async ({ params }) => {
     heard.ask("elicitation", params.message);
-    return { action: "accept", content: job.content };
+    return { action: "accept", content: entered(job, params.message) };
   });
   client.setRequestHandler(types.CreateMessageRequestSchema, async ({ params }) => {
     const { text } = params.messages.at(-1).content;

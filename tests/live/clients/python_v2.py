@@ -13,7 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from steps import Heard, Words, main
+from steps import Heard, Words, entered, main
 
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
@@ -161,7 +161,7 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
 
     async def elicited(context: Any, params: Any) -> types.ElicitResult:
         heard.ask("elicitation", params.message)
-        return types.ElicitResult(action="accept", content=job["content"])
+        return types.ElicitResult(action="accept", content=entered(job, params.message))
 
     async def sampled(context: Any, params: Any) -> types.CreateMessageResult:
         text = params.messages[-1].content.text

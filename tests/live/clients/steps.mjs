@@ -36,6 +36,12 @@ export class Heard {
   }
 }
 
+/** What the user enters when asked: the job's content, the question itself where it says ?. */
+export const entered = (job, question) =>
+  Object.fromEntries(
+    Object.entries(job.content).map(([name, one]) => [name, one === "?" ? question : one]),
+  );
+
 const pause = (seconds) => new Promise((wake) => setTimeout(wake, seconds * 1000));
 
 const texts = (blocks) => blocks.map((block) => block.text ?? "").join("\n");

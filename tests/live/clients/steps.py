@@ -106,6 +106,11 @@ class Face(Protocol):
 Connect = Callable[[Words, Heard], AbstractAsyncContextManager[Face]]
 
 
+def entered(job: Words, question: str) -> Words:
+    """What the user enters when asked: the job's content, the question itself where it says ?."""
+    return {name: question if one == "?" else one for name, one in job["content"].items()}
+
+
 def leaf(error: BaseException) -> BaseException:
     """The first real error inside groups."""
     while isinstance(error, BaseExceptionGroup):
