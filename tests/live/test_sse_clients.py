@@ -1,22 +1,342 @@
 """Clients of HTTP+SSE (2024-11-05) through the gateway, in the SDKs of today."""
 
+import json
+import re
+from typing import Any, ClassVar
+
+from attrs import evolve
+
+from tests.live import python_scenario, scenarios
 from tests.live.clients_case import (
+    DEMO,
+    DENIED,
     NEWEST_HANDSHAKE,
+    PYTHON_SERVER,
     ClientCase,
+    children_of,
+    first_error,
     npm_client,
     python_client,
 )
+from tests.live.gateway_process import RunningGateway, http, stdio
+from tests.live.raw_client import Exchange, RawCase, http_request
+from tests.live.scenarios import Scenario, Step
+from tests.live.software import REPOSITORY, python_sdk
+
+TOO_BIG = frozenset({"big"})
+"""The client of PyPI ``mcp`` 2.x ends its stream at an event of more than 1 MiB (httpx2)."""
+PATH = {"PYTHONPATH": str(REPOSITORY)}
 
 
-class OneTests(ClientCase):
-    """``sse_client`` of PyPI ``mcp`` 1.x."""
+class SseCase(ClientCase):
+    """A client before the demo server over stdio, and one of Python's SDK over HTTP."""
 
     transport = "sse"
+
+    beyond: ClassVar[frozenset[str]] = frozenset()
+    """Names of steps that the client itself cannot take."""
+
+    async def every_feature(self) -> None:
+        """Walk through both; afterwards no session is left open anywhere."""
+        python = [str(python_sdk(2)), PYTHON_SERVER, "--http"]
+        gateway = await self.start_gateway(
+            [
+                stdio("demo", DEMO, env=dict(PATH)),
+                http("python-http", await self.start_http_server(python)),
+            ]
+        )
+        planned = {
+            "demo": scenarios.demo(sessions=5),
+            "python-http": python_scenario.python(sessions=5),
+        }
+        planned = {name: self.within_reach(scenario) for name, scenario in planned.items()}
+        await self.walk_through(gateway, planned, NEWEST_HANDSHAKE)
+
+        def open_sessions() -> int:
+            kinds = [event["event_type"] for event in gateway.events()]
+            return kinds.count("SessionStarted") - kinds.count("SessionEnded")
+
+        await self.until(lambda: open_sessions() == 0, 10, "every session has ended")
+
+    def within_reach(self, scenario: Scenario) -> Scenario:
+        """Without the steps that the client cannot take."""
+        steps = tuple(step for step in scenario.steps if step.name not in self.beyond)
+        return evolve(scenario, steps=steps)
+
+    async def legible_refusals(self, unauthorized: str) -> None:
+        """Denials and limits of tools are errors of their calls, with the gateway's words, and
+        end nothing; a wrong key is told so.
+        """
+        limit = {"tool_pattern": "list_*", "requests_per_second": 0.01, "burst_size": 1}
+        rate = {"requests_per_second": 1000, "burst_size": 1000, "tool_limits": [limit]}
+        gateway = await self.start_gateway(
+            [stdio("demo", DEMO, env=dict(PATH))],
+            identities={"limited": {"allowed_tools": ["echo", "list_*"]}},
+            rate_limit=rate,
+        )
+        echo = _call("echo", message="on")
+        steps = {
+            "denied": _call("delete_file", path="x"),
+            "listed": _call("list_directory", path="."),
+            "too often": _call("list_directory", path="."),
+            "unknown": _call("nothing_of_the_kind"),
+            "allowed": echo,
+        }
+        planned = Scenario(
+            server="",
+            content={},
+            asked=frozenset(),
+            steps=tuple(Step(name, do) for name, do in steps.items()),
+        )
+        url = gateway.url("demo", "sse")
+        jobs = {
+            who: planned.job(url, key, self.mode, transport="sse")
+            for who, key in (("limited", gateway.keys["limited"]), ("wrong", "mcp_wrong"))
+        }
+        reports = await self.report(jobs)
+        found = reports["limited"]["steps"]
+        for name, code, words in (
+            ("denied", 403, DENIED),
+            ("too often", 429, "Rate limit exceeded for this tool"),
+            ("unknown", 403, "Identity 'limited' is not authorized"),
+        ):
+            error = found[name]["error"]
+            self.assertEqual(error["code"], code, reports)
+            self.assertIn(words, error["message"])
+        self.assertEqual(found["allowed"]["ok"]["text"], "on", reports)
+        self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
+
+
+def _call(tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"do": "call", "tool": tool, "arguments": arguments}
+
+
+class PythonOneTests(SseCase):
+    """``sse_client`` of PyPI ``mcp`` 1.x."""
 
     def client(self) -> list[str]:
         """The driver over 1.x."""
         return python_client(1)
 
-    async def test_both_eras(self) -> None:
-        """Servers of both eras serve it the old one, and every feature works."""
-        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
+    async def test_every_feature(self) -> None:
+        """It shakes hands, and every feature works."""
+        await self.every_feature()
+
+    async def test_refusals(self) -> None:
+        """What is refused is legible, though this SDK hides the status of a POST."""
+        await self.legible_refusals("401 Unauthorized")
+
+
+class PythonTwoTests(SseCase):
+    """``sse_client`` of PyPI ``mcp`` 2.x, told to shake hands."""
+
+    mode = "legacy"
+    beyond = TOO_BIG
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return python_client(2)
+
+    async def test_every_feature(self) -> None:
+        """Every feature works."""
+        await self.every_feature()
+
+    async def test_refusals(self) -> None:
+        """What is refused is legible, though this SDK hides the status of a POST."""
+        await self.legible_refusals("401 Unauthorized")
+
+
+class PythonTwoAutoTests(SseCase):
+    """``sse_client`` of PyPI ``mcp`` 2.x as it comes: it asks for the stateless version first."""
+
+    mode = "auto"
+    beyond = TOO_BIG
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return python_client(2)
+
+    async def test_every_feature(self) -> None:
+        """It falls back to the handshake, and every feature works."""
+        await self.every_feature()
+
+
+class NpmOneTests(SseCase):
+    """``SSEClientTransport`` of npm ``@modelcontextprotocol/sdk`` 1.x."""
+
+    def client(self) -> list[str]:
+        """The driver over 1.x."""
+        return npm_client("npm_sdk")
+
+    async def test_every_feature(self) -> None:
+        """Every feature works."""
+        await self.every_feature()
+
+    async def test_refusals(self) -> None:
+        """What is refused is legible."""
+        await self.legible_refusals("401")
+
+
+class NpmTwoTests(SseCase):
+    """``SSEClientTransport`` of npm ``@modelcontextprotocol/client`` 2.x."""
+
+    mode = "default"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return npm_client("npm_client")
+
+    async def test_every_feature(self) -> None:
+        """Every feature works."""
+        await self.every_feature()
+
+    async def test_refusals(self) -> None:
+        """What is refused is legible."""
+        await self.legible_refusals("401")
+
+
+class NpmTwoAutoTests(SseCase):
+    """``SSEClientTransport`` of npm ``@modelcontextprotocol/client`` 2.x with negotiation."""
+
+    mode = "auto"
+
+    def client(self) -> list[str]:
+        """The driver over 2.x."""
+        return npm_client("npm_client")
+
+    async def test_every_feature(self) -> None:
+        """It falls back to the handshake, and every feature works."""
+        await self.every_feature()
+
+
+class RawStreamTests(RawCase):
+    """The stream on the wire, on the single route, by a client that ends as it likes."""
+
+    timeout = 60
+
+    async def gateway(self, **server: Any) -> RunningGateway:
+        """A gateway before the demo server, at ``/mcp``."""
+        return await self.start_gateway([stdio("default", DEMO, env=dict(PATH))], server=server)
+
+    async def request(
+        self, gateway: RunningGateway, method: str, path: str, message: Any = None, **how: Any
+    ) -> Exchange:
+        """Send one request, as old clients do: a POST without any header of MCP."""
+        fields = {"Authorization": f"Bearer {gateway.keys['tester']}", "Accept": "*/*"}
+        body = b""
+        if message is not None:
+            fields["Content-Type"] = "application/json"
+            body = json.dumps(message).encode()
+        data = http_request(method, path, fields, body)
+        exchange = await self.connect(gateway, data, method, **how)
+        self.exchanges.append(exchange)
+        return exchange
+
+    async def open(self, gateway: RunningGateway, **how: Any) -> tuple[Exchange, str]:
+        """Open a stream and shake hands; gives the stream, and where to post."""
+        stream = await self.request(gateway, "GET", "/sse", **how)
+        await self.until(lambda: b"\n\n" in stream.received, 10, "the endpoint")
+        found = re.search(rb"event: endpoint\ndata: (\S+)\n", stream.received)
+        assert found is not None, stream.received
+        endpoint = found.group(1).decode()
+        params = {"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "x"}}
+        await self.post(gateway, endpoint, "initialize", params)
+        await self.until(lambda: b'"serverInfo"' in stream.received, 20, "the handshake")
+        return stream, endpoint
+
+    async def post(
+        self, gateway: RunningGateway, endpoint: str, method: str, params: Any, id: int = 0
+    ) -> None:
+        """Post one request, which is accepted."""
+        message = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+        posted = await (await self.request(gateway, "POST", endpoint, message)).over
+        self.assertEqual((posted.status, posted.answer.body), (202, b"Accepted"))
+
+    async def slow_call(self, gateway: RunningGateway, stream: Exchange, endpoint: str) -> None:
+        """Have a call running."""
+        arguments = {"seconds": 3, "steps": 3}
+        params = {"name": "slow", "arguments": arguments, "_meta": {"progressToken": "t"}}
+        await self.post(gateway, endpoint, "tools/call", params, id=7)
+        await self.until(lambda: b'"progress"' in stream.received, 10, "the call has begun")
+
+    async def test_client_vanishes(self) -> None:
+        """With the connection ends the session: the call is cancelled, the child is gone."""
+        gateway = await self.gateway()
+        stream, endpoint = await self.open(gateway)
+        self.assertRegex(endpoint, r"^/messages\?sessionId=[\w-]+$")
+        await self.slow_call(gateway, stream, endpoint)
+        stream.leave()
+        # The demo server knows 2026 as well: a child for callers without a session may stay.
+        await self.until(lambda: len(children_of(gateway)) <= 1, 10, "its child is gone")
+        (call,) = await self.outcomes(gateway, "ToolCall", 1)
+        self.assertEqual(call["status"], "cancelled")
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        gone = await (await self.request(gateway, "POST", endpoint, message)).over
+        self.assertEqual(gone.status, 404)
+        await self.account(gateway)
+
+    async def test_gateway_stops(self) -> None:
+        """A running call still gets its answer; then the stream ends, and so does the gateway."""
+        gateway = await self.gateway()
+        stream, endpoint = await self.open(gateway)
+        await self.slow_call(gateway, stream, endpoint)
+        idle, _ = await self.open(gateway)
+        stopping = self.stop(gateway)
+        await stopping
+        await idle.over
+        await stream.over
+        answers = [one for one in _messages(stream) if one.get("id") == 7]
+        self.assertEqual(answers[0]["result"]["content"][0]["text"], "Done: 3 steps in 3 s")
+
+    async def test_slow_reader(self) -> None:
+        """Who does not read is cut at the bound of what waits, and its session is gone."""
+        gateway = await self.gateway()
+        stream, endpoint = await self.open(gateway)
+        assert stream.transport is not None
+        stream.transport.pauseProducing()  # type: ignore[attr-defined]
+        big = "x" * 900_000
+        for number in range(40):
+            message = {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "tools/call",
+                "params": {"name": "echo", "arguments": {"message": big}},
+            }
+            posted = await (await self.request(gateway, "POST", endpoint, message)).over
+            if posted.status == 404:
+                break
+        self.assertEqual(posted.status, 404)
+        dropped = await self.metric(gateway, "mcp_guard_connections_dropped_total")
+        self.assertGreaterEqual(dropped, 1)
+        self.assertEqual(await self.metric(gateway, "mcp_guard_sessions"), 0)
+        await self.account(gateway)
+
+    async def test_public_path(self) -> None:
+        """Behind a proxy that takes a path away, the address to post to has it."""
+        gateway = await self.gateway(public_url="https://127.0.0.1/guard")
+        stream = await self.request(gateway, "GET", "/sse")
+        await self.until(lambda: b"\n\n" in stream.received, 10, "the endpoint")
+        self.assertIn(b"data: /guard/messages?sessionId=", stream.received)
+
+    async def test_curl(self) -> None:
+        """Whoever asks for something else than a stream, or with another method, is told."""
+        gateway = await self.gateway()
+        key = {"Authorization": f"Bearer {gateway.keys['tester']}"}
+        for method, path, fields, status, words in (
+            ("GET", "/sse", {**key, "Accept": "application/json"}, 406, b"text/event-stream"),
+            ("GET", "/sse", key, 406, b"text/event-stream"),
+            ("PUT", "/sse", {}, 405, b"Method not allowed"),
+            ("HEAD", "/sse", {}, 405, b""),
+            ("POST", "/messages", key, 400, b"sessionId"),
+            ("POST", "/messages", {}, 401, b"Authentication required"),
+        ):
+            data = http_request(method, path, fields, b"{}" if method == "POST" else b"")
+            answer = (await (await self.connect(gateway, data, method)).over).answer
+            self.assertEqual(answer.status, status, path)
+            self.assertIn(words, answer.body)
+
+
+def _messages(stream: Exchange) -> list[dict[str, Any]]:
+    """The messages of a stream, without the endpoint."""
+    text = stream.answer.body.decode()
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
