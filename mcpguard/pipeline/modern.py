@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -109,7 +109,9 @@ def uncached(result: Message) -> Message:
     return {**kept, "ttlMs": 0} if "ttlMs" in kept else kept
 
 
-def _shape_of(method: str, params: Message) -> Callable[[Message], Message] | None:
+def _shape_of(method: str, params: Message, eras: Eras) -> Callable[[Message], Message] | None:
+    if method == "server/discover":
+        return lambda result: discovery(evolve(eras, discovered=result))
     if method == "tools/list":
         return lambda result: private(well_annotated(result))
     if method not in _CACHEABLE:
@@ -183,7 +185,7 @@ class ModernWire:
         params = relayed_params(request.params or {})
         version = params["_meta"][META_VERSION]
         await self.admission.admit(trip, server, request, modern=True)
-        if request.method == "server/discover":
+        if request.method == "server/discover" and eras.discovered is not None:
             self._discovered(trip, eras)
             return
         try:
@@ -220,7 +222,7 @@ class ModernWire:
             clock=self.clock,
             commit_after=self.commit_after,
             status_of=modern_status,
-            shape=_shape_of(request.method, params),
+            shape=_shape_of(request.method, params, eras),
             observe=(
                 (lambda result: self.schemas.learn(server, route.path, principal.key, result))
                 if request.method == "tools/list"

@@ -17,6 +17,7 @@ from mcpguard.pipeline.schemas import CLIENT_INFO
 from mcpguard.pipeline.session_table import close_failed, close_quietly
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS
 from mcpguard.upstream.link import (
+    Attended,
     Call,
     Inbox,
     InitializeRejected,
@@ -61,6 +62,11 @@ class PooledSession:
     last_used: float = 0.0
     dead: bool = False
 
+    @property
+    def attended(self) -> bool:
+        """See `link.Attended`: whether its resident has somebody who listens."""
+        return isinstance(self.resident, Attended) and self.resident.attended
+
     def notification(self, message: Message) -> None:
         """Nobody listens between requests, unless somebody moved in."""
         if self.resident is not None:
@@ -100,6 +106,11 @@ class SessionPool:
 
     def __len__(self) -> int:
         return len(self._open) + len(self._opening)
+
+    @property
+    def sessions(self) -> list[PooledSession]:
+        """All that are open now."""
+        return list(self._open.values())
 
     async def borrow(
         self,
@@ -163,8 +174,6 @@ class SessionPool:
         for key, one in self._open.items():
             if one is session:
                 self._close(key, session)
-                if session.resident is not None:
-                    session.resident.closed(UpstreamFailure(Reason.SESSION_NOT_FOUND, "forgotten"))
                 return
 
     async def _handshake(
@@ -242,6 +251,8 @@ class SessionPool:
     def _close(self, key: PoolKey, session: PooledSession) -> Deferred[None]:
         self._forget(key, session)
         session.dead = True
+        if session.resident is not None:
+            session.resident.closed(UpstreamFailure(Reason.SESSION_NOT_FOUND, "it was closed"))
         if session.link is None:
             return succeed(None)
         closing = session.link.close()
