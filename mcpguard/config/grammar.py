@@ -230,6 +230,28 @@ def key_hash(text: str) -> bytes:
     return digest
 
 
+MIN_DISTINCT = 12
+"""Different bytes in a key: fewer among 32 are typed, not drawn (once in 10**24 keys)."""
+
+
+def session_key(text: str) -> str:
+    """32 bytes as hexadecimal or base64 (either alphabet); gives them as hexadecimal."""
+    text = text.strip()
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raw = bytes.fromhex(text)
+    else:
+        bare = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        try:
+            raw = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("neither base64 nor hexadecimal") from None
+    if len(raw) != 32:
+        raise ValueError(f"{len(raw)} bytes instead of 32")
+    if len(set(raw)) < MIN_DISTINCT:
+        raise ValueError("these bytes are not random")
+    return raw.hex()
+
+
 def glob(text: str) -> str:
     """A name or a pattern with ``*`` and ``?``, optionally ``server:`` before it."""
     if not text:

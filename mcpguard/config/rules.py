@@ -33,10 +33,14 @@ def transport(draft: Draft) -> None:
     if draft.given("transport") and "transport" not in draft.values:
         return  # already reported; what it needs cannot be told
     chosen = draft.values.get("transport", UpstreamSettings().transport)
-    if chosen == "http":
+    if chosen != "stdio":
         _refuse_keys(draft, STDIO_ONLY, 'only for transport = "stdio"')
         if not draft.given("url"):
-            draft.place.complain('url is missing: transport = "http" needs it')
+            draft.place.complain(f'url is missing: transport = "{chosen}" needs it')
+        if chosen == "sse" and draft.values.get("era") == "modern":
+            draft.at("era").complain(
+                'not "modern" for transport = "sse", which is older than stateless versions'
+            )
         return
     implied = "" if draft.given("transport") else ', which is the default; set transport = "http"'
     _refuse_keys(draft, HTTP_ONLY, f'not for transport = "stdio"{implied}')
@@ -82,6 +86,15 @@ def timeouts(draft: Draft) -> None:
         )
 
 
+def restart(draft: Draft) -> None:
+    """Only what can end under a session can be restarted for it."""
+    if draft.given("restart") and draft.values.get("transport") == "http":
+        draft.at("restart").complain(
+            'not for transport = "http": there a session that the server has forgotten is always'
+            " begun anew"
+        )
+
+
 def single_or_servers(draft: Draft) -> None:
     """``[upstream]`` is one server, or holds several, or both."""
     has_servers = bool(draft.place.value.get("servers"))
@@ -113,7 +126,7 @@ def _refuse_second_default(draft: Draft) -> None:
 
 UPSTREAM_FIELDS = frozenset(
     {*STDIO_ONLY, *HTTP_ONLY, "timeout_secs", "max_timeout_secs", "max_concurrency"}
-    | {"max_message_size", "era"}
+    | {"max_message_size", "era", "restart"}
 )
 
 

@@ -17,6 +17,7 @@ from mcpguard.config.kinds import (
     Kind,
     ListOf,
     Number,
+    SecretValue,
     Text,
 )
 from mcpguard.config.settings import (
@@ -89,9 +90,14 @@ SERVER = Table(
         ),
         "drain_timeout_secs": Number(0, DAY, or_equal=True),
         "denial_status": Choice((403, 200)),
+        "session_key": SecretValue(
+            "32 random bytes in base64 or hexadecimal, as `openssl rand -base64 32` prints them",
+            grammar.session_key,
+            4096,
+        ),
         "cors": CORS,
     },
-    later=frozenset({"workers", "session_key", "tls"}),
+    later=frozenset({"workers", "tls"}),
 )
 
 ADMIN = Table(AdminSettings, {"host": BIND, "port": PORT})

@@ -82,7 +82,7 @@ class ServerSettings:
     drain_timeout_secs: float = 30.0
     denial_status: Literal[403, 200] = 403
     session_key: Secret | None = None
-    """32 bytes, base64 or hexadecimal; None: made at start."""
+    """32 bytes, here in hexadecimal; None: made at start."""
     cors: CorsSettings = CorsSettings()
 
 

@@ -29,7 +29,7 @@ CHILD_LIMITS = Table(
 )
 
 UPSTREAM_KEYS: Mapping[str, Kind[Any]] = {
-    "transport": Choice(("stdio", "http"), frozenset({"sse"})),
+    "transport": Choice(("stdio", "http", "sse")),
     "command": Text("a program, without its arguments", commands.command),
     "args": ListOf(Text("an argument", grammar.no_nul, 131_072), "a list of strings", 1000),
     "cwd": FilePath("an existing directory", directory=True),
@@ -61,6 +61,7 @@ UPSTREAM_KEYS: Mapping[str, Kind[Any]] = {
     "max_concurrency": Integer(1, 100_000),
     "max_message_size": Integer(1024, GIB),
     "era": Choice(("auto", "legacy", "modern")),
+    "restart": Choice(("end", "replay")),
 }
 UPSTREAM_LATER = frozenset({"tls", "bridge"})
 
@@ -78,7 +79,7 @@ SERVER_ENTRY = Table(
     },
     required=("name",),
     later=UPSTREAM_LATER,
-    rules=(rules.transport, rules.timeouts),
+    rules=(rules.transport, rules.timeouts, rules.restart),
 )
 
 SERVERS = Tables(
@@ -106,5 +107,5 @@ UPSTREAM = Table(
     {**UPSTREAM_KEYS, "servers": SERVERS},
     later=UPSTREAM_LATER,
     elsewhere=dict.fromkeys(("name", "path_prefix", "strip_prefix"), _IN_SERVERS),
-    rules=(rules.single_or_servers, rules.timeouts),
+    rules=(rules.single_or_servers, rules.timeouts, rules.restart),
 )

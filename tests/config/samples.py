@@ -8,7 +8,13 @@ from mcpguard.errors import ConfigurationError
 
 HASH = "NM/ctIwOdmeAM/InEGwhUP+Hsqs2QVLGErTxDDzpHLg="
 UPSTREAM = '[upstream]\ntransport = "http"\nurl = "http://localhost:1/mcp"\n'
-ENVIRON = {"PATH": os.defpath, "SEARCH_TOKEN": "s1", "GITHUB_MCP_TOKEN": "s2"}
+SESSION_KEY = "8c6Zb2Vq0o3nT1yXw5uPj7kLr9sDf4gHa2mNe6iBvQ0="
+ENVIRON = {
+    "PATH": os.defpath,
+    "SEARCH_TOKEN": "s1",
+    "GITHUB_MCP_TOKEN": "s2",
+    "MCP_GUARD_SESSION_KEY": SESSION_KEY,
+}
 
 
 def read(text: str, format: Format = "toml", **environ: str) -> Loaded:

@@ -1,7 +1,6 @@
 """Property tests of the loader: any text is either a configuration or refused with reasons."""
 
 import io
-import os
 import sys
 import tomllib
 from pathlib import Path
@@ -17,7 +16,7 @@ from mcpguard.config.load import Format, Loaded, loads
 from mcpguard.config.schema import IDENTITY_KEYS
 from mcpguard.config.template import template
 from mcpguard.errors import ConfigurationError
-from tests.config.samples import HASH
+from tests.config.samples import ENVIRON, HASH
 from tests.config.test_template import SETTING_NOT_IN_FORCE
 
 CANARY = "c4n4ry"
@@ -57,7 +56,7 @@ VALUES = st.recursive(
 def load(text: str, format: Format) -> Loaded | ConfigurationError:
     """What comes of a text; anything else than these two fails the test."""
     try:
-        return loads(text, format, environ={"PATH": os.defpath, "x": CANARY}, base=Path("/"))
+        return loads(text, format, environ={**ENVIRON, "x": CANARY}, base=Path("/"))
     except ConfigurationError as error:
         return error
 

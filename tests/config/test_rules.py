@@ -11,6 +11,7 @@ from tests.config.samples import HASH, UPSTREAM, problems, read
 
 KEY = f'[[auth.api_keys]]\nid = "a"\nkey_hash = "{HASH}"\n'
 QUIET = KEY + "[audit]\nstdout = true\n"
+SERVER = '[[upstream.servers]]\nname = "a"\n{text}era = "modern"\n'
 
 
 class TransportTests(SynchronousTestCase):
@@ -32,7 +33,44 @@ class TransportTests(SynchronousTestCase):
             self.only_problem('[upstream]\ntransport = "http"\n'),
             'upstream: url is missing: transport = "http" needs it (line 1)',
         )
+        self.assertEqual(
+            self.only_problem('[upstream]\ntransport = "sse"\n'),
+            'upstream: url is missing: transport = "sse" needs it (line 1)',
+        )
         self.assertIn("command is missing", self.only_problem("[upstream]\n"))
+
+    def test_sse(self) -> None:
+        """HTTP+SSE takes the keys of ``http``, and no era it cannot have."""
+        text = '[upstream]\ntransport = "sse"\nurl = "http://h/sse"\n'
+        more = 'headers = { A = "b" }\nallow_private_networks = true\n'
+        for era in ("auto", "legacy"):
+            (one,) = read(f'{text}{more}era = "{era}"\n').settings.upstreams
+            self.assertEqual((one.transport, one.url, one.era), ("sse", "http://h/sse", era))
+            self.assertEqual(one.headers["A"].value, "b")
+        self.assertEqual(
+            self.only_problem(f'{text}era = "modern"\n'),
+            'upstream.era: not "modern" for transport = "sse", which is older than stateless'
+            " versions (line 4)",
+        )
+        self.assertIn("upstream.servers[0].era: not", problems(SERVER.format(text=text[11:]))[0])
+
+    def test_restart(self) -> None:
+        """What becomes of a session is asked only where its server's side can end for good."""
+        stdio = '[upstream]\ncommand = "true"\n'
+        self.assertEqual(read(stdio).settings.upstreams[0].restart, "end")
+        loaded = read(stdio + 'restart = "replay"\n')
+        self.assertEqual(loaded.settings.upstreams[0].restart, "replay")
+        for text in (
+            UPSTREAM + 'restart = "replay"\n',
+            '[[upstream.servers]]\nname = "a"\ntransport = "http"\nurl = "http://localhost:1/"\n'
+            'restart = "end"\n',
+        ):
+            problem = self.only_problem(text)
+            self.assertIn('restart: not for transport = "http"', problem)
+        several = (
+            '[upstream]\nrestart = "end"\n[[upstream.servers]]\nname = "a"\ncommand = "true"\n'
+        )
+        self.assertIn("belongs to one server", self.only_problem(several))
 
     def test_mixed(self) -> None:
         """A key of the other transport is an error, on its own line."""
@@ -47,10 +85,11 @@ class TransportTests(SynchronousTestCase):
             ("limits", "{}"),
             ("command", '"true"'),
         ):
-            self.assertEqual(
-                self.only_problem(f"{UPSTREAM}{key} = {value}\n"),
-                f'upstream.{key}: only for transport = "stdio" (line 4)',
-            )
+            for text in (UPSTREAM, UPSTREAM.replace('"http"', '"sse"')):
+                self.assertEqual(
+                    self.only_problem(f"{text}{key} = {value}\n"),
+                    f'upstream.{key}: only for transport = "stdio" (line 4)',
+                )
         for key, value in (
             ("url", '"http://h/"'),
             ("headers", "{}"),

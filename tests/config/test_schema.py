@@ -26,7 +26,7 @@ from mcpguard.config.tables import Table
 from tests.config.samples import UPSTREAM, problems, read
 
 LATER = {
-    "server": ("workers", "session_key", "tls"),
+    "server": ("workers", "tls"),
     "upstream": ("tls", "bridge"),
     "auth": ("jwt", "oauth", "mtls"),
     "rate_limit": ("redis",),
@@ -113,12 +113,4 @@ class LaterFeatureTests(SynchronousTestCase):
         found = problems('[[upstream.servers]]\nname = "a"\nurl = "http://h/"\nbridge = "off"\n')
         self.assertIn(
             "upstream.servers[0].bridge: unknown key: not available in this version (line 4)", found
-        )
-
-    def test_transport(self) -> None:
-        """So is the sse transport."""
-        self.assertIn(
-            'upstream.transport: "sse": not available in this version; accepted: "stdio" or "http"'
-            " (line 2)",
-            problems('[upstream]\ntransport = "sse"\nurl = "http://h/"\n'),
         )

@@ -1,5 +1,6 @@
 """Tests of settings kept outside the file."""
 
+import base64
 import os
 from pathlib import Path
 
@@ -211,3 +212,63 @@ class HeaderTests(SynchronousTestCase):
             self.assertIn("has no valid host name", problems(text)[0])
         for host in ("127.0.0.1:8080", "[::1]", "10.0.0.1", "mcp.internal"):
             read(f'[upstream]\ntransport = "http"\nurl = "http://{host}/mcp"\n')
+
+
+class SessionKeyTests(SynchronousTestCase):
+    """``[server] session_key``."""
+
+    RAW = bytes(range(100, 132))
+
+    def key(self, text: str) -> Secret | None:
+        """What a key in the environment becomes."""
+        loaded = read(UPSTREAM + '[server]\nsession_key = {env = "K"}\n', K=text)
+        return loaded.settings.server.session_key
+
+    def test_forms(self) -> None:
+        """Base64 of either alphabet, padded or not, and hexadecimal are the same key."""
+        raw = bytes([251, 255, 190, *self.RAW[3:]])
+        standard = base64.b64encode(raw).decode()
+        self.assertIn("/", standard)
+        for text in (
+            standard,
+            standard.rstrip("="),
+            base64.urlsafe_b64encode(raw).decode(),
+            raw.hex(),
+            raw.hex().upper(),
+            f" {standard}\n",
+        ):
+            key = self.key(text)
+            assert key is not None
+            self.assertEqual(bytes.fromhex(key.value), raw, text)
+            self.assertEqual(key.source, "environment variable K")
+            self.assertNotIn(raw.hex()[:8], repr(key))
+
+    def test_refused(self) -> None:
+        """What is no key is told with what is accepted and how to make one, never shown."""
+        for text, why in (
+            ("correct horse battery staple", ": neither base64 nor hexadecimal;"),
+            ("c2hvcnQ=", ": 5 bytes instead of 32;"),
+            (self.RAW.hex() + "00", ": 49 bytes instead of 32;"),
+            ("A" * 43 + "=", ": these bytes are not random;"),
+            ("0" * 64, ": these bytes are not random;"),
+            ("\u0661" * 64, ": neither base64 nor hexadecimal;"),
+        ):
+            (found,) = problems(UPSTREAM + '[server]\nsession_key = {env = "K"}\n', K=text)
+            self.assertIn(f"server.session_key{why}", found)
+            self.assertIn("32 random bytes in base64 or hexadecimal", found)
+            self.assertIn("openssl rand -base64 32", found)
+            self.assertNotIn(text, found)
+
+    def test_in_the_file_itself(self) -> None:
+        """It is hidden there as well."""
+        (found,) = problems(UPSTREAM + '[server]\nsession_key = "hushhush"\n')
+        self.assertNotIn("hushhush", found)
+
+    def test_every_random_key_is_accepted(self) -> None:
+        """The test for randomness finds none in what was drawn."""
+        for _ in range(200):
+            self.assertIsNotNone(self.key(base64.b64encode(os.urandom(32)).decode()))
+
+    def test_unset(self) -> None:
+        """Nothing has to be there: a key is made at start."""
+        self.assertIsNone(read(UPSTREAM).settings.server.session_key)
