@@ -1,6 +1,7 @@
 """The running gateway: one service that starts and stops every room in the right order."""
 
 import logging
+import random
 import signal
 import time
 import uuid
@@ -23,6 +24,7 @@ from mcpguard.front.routes import ClientRoutes, PageAccess
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.operator_gate import OperatorGate
+from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
 from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
@@ -157,9 +159,19 @@ class Gateway(Service):
             build_upstream(one, reactor=reactor, meter=self.metrics, recorder=self.audit)
             for one in settings.upstreams
         ]
-        self.directory = UpstreamDirectory(
-            list(zip(settings.upstreams, self.upstreams, strict=True))
-        )
+        schemas = tool_schemas(reactor.seconds)
+        self.served = [
+            served(
+                upstream,
+                one,
+                clock=reactor,
+                random=random.random,
+                meter=self.metrics,
+                schemas=schemas,
+            )
+            for one, upstream in zip(settings.upstreams, self.upstreams, strict=True)
+        ]
+        self.directory = UpstreamDirectory(list(zip(settings.upstreams, self.served, strict=True)))
         self.pipeline = corridor_for(
             server=server,
             rate_limit=settings.rate_limit,
@@ -172,6 +184,7 @@ class Gateway(Service):
             meter=self.metrics,
             seen=self._identities.note,
             limiter_clock=time.monotonic,
+            schemas=schemas,
         )
         vitals = Vitals(
             version=__version__,
@@ -237,7 +250,7 @@ class Gateway(Service):
         super().startService()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
-        for upstream in self.upstreams:
+        for upstream in self.served:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
@@ -269,6 +282,8 @@ class Gateway(Service):
         self.pipeline.table.sweep()
         self.pipeline.sse.sweep()
         self.pipeline.bare.pool.sweep()
+        for upstream in self.served:
+            upstream.sweep()
 
     # -- stop ------------------------------------------------------------------------------
 
@@ -288,7 +303,7 @@ class Gateway(Service):
         await DeferredList(drains)
         await self.pipeline.table.end_all()
         await self.pipeline.bare.pool.end_all()
-        await DeferredList([maybeDeferred(one.stop) for one in self.upstreams], consumeErrors=True)
+        await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
         self._system_event("GatewayStopped")
         await self.audit.stop()
         self._unbridge()

@@ -1,5 +1,6 @@
 """What stands between the directory and each configured server: renewal and translation."""
 
+import secrets
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
@@ -8,13 +9,21 @@ from mcpguard.config.settings import UpstreamSettings
 from mcpguard.observe.events import Meter
 from mcpguard.pipeline.bridge.handshake_call import CallBounds
 from mcpguard.pipeline.bridge.handshake_sessions import HandshakeBounds, HandshakeSessions
+from mcpguard.pipeline.bridge.lodging import ResidenceBounds
+from mcpguard.pipeline.bridge.parking import ParkingBounds
 from mcpguard.pipeline.bridge.session_listen import ListenBounds
+from mcpguard.pipeline.bridge.stateless_links import StatelessBounds, StatelessLinks
+from mcpguard.pipeline.bridge.stateless_listen import ListenPace
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
+from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.protocol.bridge.rounds import RoundBounds
 from mcpguard.upstream.link import Upstream
 
 MAX_SCHEMA_VIEWS = 1_000
+MAX_BRIDGED_SESSIONS = 1_000
+MAX_BRIDGED_PER_PRINCIPAL = 16
+"""Of one server: one for each set of capabilities that the clients of a principal declare."""
 
 
 def tool_schemas(monotonic: Callable[[], float]) -> ToolSchemas:
@@ -32,10 +41,12 @@ def served(
     random: Callable[[], float],
     meter: Meter,
     schemas: ToolSchemas,
+    new_token: Callable[[], str] = lambda: secrets.token_urlsafe(24),
 ) -> BridgingUpstream:
     """The server as the corridor sees it: in both eras.
 
-    ``random`` is uniform in [0, 1). The caller starts and stops what this gives, not ``upstream``.
+    ``random`` is uniform in [0, 1), ``new_token`` gives what nobody can guess. The caller starts
+    and stops what this gives, not ``upstream``.
     """
     handshake = HandshakeSessions(
         upstream,
@@ -56,4 +67,33 @@ def served(
             questions=100,
         ),
     )
-    return BridgingUpstream(upstream, settings.bridge, handshake, None)
+    pool = SessionPool(
+        clock.seconds,
+        idle_secs=settings.idle_timeout_secs,
+        max_sessions=MAX_BRIDGED_SESSIONS,
+        max_per_principal=MAX_BRIDGED_PER_PRINCIPAL,
+    )
+    stateless = StatelessLinks(
+        inner=upstream,
+        pool=pool,
+        clock=clock,
+        meter=meter,
+        random=random,
+        new_token=new_token,
+        bounds=StatelessBounds(
+            parking=ParkingBounds(
+                calls=1_000,
+                calls_per_principal=20,
+                size=67_108_864,
+                size_per_principal=4_194_304,
+                secs=300.0,
+                rounds=10,
+                questions=20,
+            ),
+            residence=ResidenceBounds(waiting=20, waiting_secs=30.0, ping_secs=60.0),
+            pace=ListenPace(first_secs=0.5, most_secs=30.0, jitter=0.25),
+            gather_secs=0.01,
+            listens=10_000,
+        ),
+    )
+    return BridgingUpstream(upstream, settings.bridge, handshake, stateless)

@@ -74,7 +74,7 @@ class BridgingUpstream:
     inner: Upstream
     bridge: Bridge
     handshake: HandshakeSide
-    stateless_side: StatelessSide | None
+    stateless_side: StatelessSide
 
     @property
     def name(self) -> str:
@@ -97,16 +97,14 @@ class BridgingUpstream:
 
     def stop(self) -> Deferred[None]:
         """See `link.Upstream`: what the bridge holds first, then the server's own."""
-        ending = [self.handshake.end_all()]
-        if self.stateless_side is not None:
-            ending.append(self.stateless_side.end_all())
-        closing = DeferredList(ending, consumeErrors=True)
+        closing = DeferredList(
+            [self.handshake.end_all(), self.stateless_side.end_all()], consumeErrors=True
+        )
         return closing.addCallback(lambda _: self.inner.stop())
 
     def sweep(self) -> None:
         """End what waited or idled too long."""
-        if self.stateless_side is not None:
-            self.stateless_side.sweep()
+        self.stateless_side.sweep()
 
     def eras(self) -> Deferred[Eras]:
         """See `link.Upstream`: both eras, with ``bridged`` naming the translated one."""
@@ -141,7 +139,7 @@ class BridgingUpstream:
     @property
     def translates(self) -> bool:
         """Whether stateless clients of a handshake server are translated."""
-        return self.bridge == "translate" and self.stateless_side is not None
+        return self.bridge == "translate"
 
     def _widened(self, eras: Eras) -> Eras:
         if eras.modern and not eras.legacy:
@@ -179,6 +177,6 @@ class BridgingUpstream:
         eras = await self.inner.eras()
         if eras.modern:
             return await self.inner.stateless(principal_key, path)
-        if self.stateless_side is None or not self.translates:
+        if not self.translates:
             raise UpstreamFailure(Reason.UPSTREAM_ERA, "it speaks no stateless version")
         return self.stateless_side.link(principal_key, path)
