@@ -25,6 +25,7 @@ from mcpguard.upstream.link import (
     UpstreamFailure,
 )
 from mcpguard.upstream.report import UpstreamReport
+from mcpguard.upstream.sse import SseUpstream
 from mcpguard.upstream.stdio import StdioUpstream
 
 log = Logger()
@@ -51,7 +52,8 @@ def build_upstream(
             random=random.random,
             environ=os.environ if environ is None else environ,
         )
-    return HttpUpstream(
+    behind_url = SseUpstream if settings.transport == "sse" else HttpUpstream
+    return behind_url(
         settings, reactor=reactor, meter=meter, recorder=recorder, random=random.random
     )
 

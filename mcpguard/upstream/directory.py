@@ -21,7 +21,7 @@ class _Mount:
         self.public_path = "/".join(("", ROOT, *segments))
         # By name or by prefix, the server sees the same path: the configured prefix if it has one.
         self.prefix = "" if settings.strip_prefix else settings.path_prefix or f"/{settings.name}"
-        self.takes_remainder = settings.transport == "http"
+        self.takes_remainder = settings.transport != "stdio"
 
 
 class UpstreamDirectory:

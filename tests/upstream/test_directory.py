@@ -86,6 +86,12 @@ class ResolveTests(SynchronousTestCase):
         self.assertEqual(where(self.all, "/mcp/gh/enterprises")[0], "github")  # type: ignore[index]
         self.assertEqual(where(self.all, "/mcp/gh/enterprise/x")[0], "enterprise")  # type: ignore[index]
 
+    def test_every_url_takes_a_remainder(self) -> None:
+        """Whichever transport is spoken at it."""
+        for transport, taken in (("http", True), ("sse", True), ("stdio", False)):
+            found = where(directory({"name": "a", "transport": transport}), "/mcp/a/x")
+            self.assertEqual(found is not None, taken, transport)
+
     def test_stdio_takes_no_remainder(self) -> None:
         """There is nothing to append to a child process."""
         self.assertIsNone(where(self.all, "/mcp/fs/x"))
