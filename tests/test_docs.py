@@ -17,6 +17,7 @@ from mcpguard.observe.audit.rendering import FIELDS
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS
 from mcpguard.observe.events import EVENT_TYPES
 from mcpguard.observe.metrics import BUCKETS, FURTHER, Metrics
+from tests.live import matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -210,6 +211,16 @@ class FactTests(SynchronousTestCase):
     def test_event_types(self) -> None:
         """Each event type is explained."""
         self.assertLessEqual(EVENT_TYPES, self.named("audit.md"))
+
+    def test_matrix(self) -> None:
+        """The matrix is the one that the live tests show, made by the software they use."""
+        page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+        self.assertIn(f"\n\n{matrix.table()}\n", page)
+        self.assertIn(f"\n\n{matrix.cast()}\n", page)
+        for feature in matrix.FEATURES:
+            self.assertIn(f"| {feature} |", page)
+        for gap in matrix.GAPS:
+            self.assertIn(gap.feature, matrix.FEATURES)
 
     def test_members(self) -> None:
         """Each fixed member of an audit line is explained."""

@@ -125,15 +125,28 @@ def gaps(row: str, column: str) -> dict[str, Gap]:
 def table() -> str:
     """The matrix in Markdown, with the reasons below, as the page has it."""
     reasons: list[str] = []
-    lines = [
-        "| client \\ server | " + " | ".join(column.title for column in COLUMNS) + " |",
-        "|" + "---|" * (len(COLUMNS) + 1),
+    rows = [
+        [row.title]
+        + [_cell(list(gaps(row.key, column.key).values()), reasons) for column in COLUMNS]
+        for row in ROWS
     ]
-    for row in ROWS:
-        cells = [_cell(list(gaps(row.key, column.key).values()), reasons) for column in COLUMNS]
-        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+    matrix = _markdown(["client \\ server", *(column.title for column in COLUMNS)], rows)
+    return matrix + "".join(f"{line}\n" for line in ["", *notes] if notes)
+
+
+def cast() -> str:
+    """Which SDKs stand for which generation, in Markdown, as the page has it."""
+    clients = [
+        [f"client {row.title}", "; ".join(speaker.name for speaker in row.speakers)] for row in ROWS
+    ]
+    servers = [[f"server {column.title}", column.server] for column in COLUMNS]
+    return _markdown(["in the matrix", "shown with"], clients + servers)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(lacking: Sequence[Gap], reasons: list[str]) -> str:
