@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mcpguard.errors import INVALID_PARAMS, METHOD_NOT_FOUND, Reason
 from mcpguard.pipeline.bridge.borrowed_call import BorrowedCall, OverCall
-from mcpguard.pipeline.bridge.handshake_call import wrong_era
+from mcpguard.pipeline.bridge.handshake_call import WRONG_ERA, wrong_era
 from mcpguard.pipeline.bridge.listen_stream import LISTEN, Stream, Subscribing
 from mcpguard.pipeline.streams import stop_timer
 from mcpguard.protocol.bridge.handshake import (
@@ -82,8 +82,8 @@ class SessionListen:
     version: str
     _flags: dict[str, str] = field(init=False)
     """Name in a listen -> its notification."""
-    _wanted: dict[str, None] = field(init=False, factory=dict)
-    """The URIs of the client's subscriptions, those that wait for an answer included."""
+    _wanted: dict[str, bool] = field(init=False, factory=dict)
+    """The URIs the client asked for -> whether it was told that it is subscribed."""
     _waiting: list[Subscribing] = field(init=False, factory=list)
     _current: Stream | None = field(init=False, default=None)
     _opening: Stream | None = field(init=False, default=None)
@@ -119,13 +119,13 @@ class SessionListen:
         if not isinstance(uri, str) or len(uri.encode()) > self.bounds.uri_bytes:
             return _answered(sink, outbound, INVALID_PARAMS, "Invalid params: the URI is too long")
         current = self._current
-        if uri in self._wanted and current is not None and uri in (current.honoured or ()):
+        if self._wanted.get(uri) and current is not None and uri in (current.honoured or ()):
             return _answered(sink, outbound)
         full = uri not in self._wanted and len(self._wanted) >= self.bounds.uris
         if full or len(self._waiting) >= self.bounds.uris:
             return _answered(sink, outbound, INVALID_PARAMS, "Too many subscriptions")
         call = Subscribing(self, outbound, sink, uri)
-        self._wanted[uri] = None
+        self._wanted.setdefault(uri, False)
         self._waiting.append(call)
         if self._opening is None:
             self._open()
@@ -136,7 +136,7 @@ class SessionListen:
         uri = (outbound.params or {}).get("uri")
         if not self._takes_subscriptions:
             return _answered(sink, outbound, METHOD_NOT_FOUND, "Method not found")
-        if isinstance(uri, str) and self._wanted.pop(uri, self) is None:
+        if isinstance(uri, str) and self._wanted.pop(uri, None) is not None:
             for call in [one for one in self._waiting if one.uri == uri]:
                 self._waiting.remove(call)
                 call.reply(error=_error(INVALID_PARAMS, "Unsubscribed meanwhile"))
@@ -147,9 +147,7 @@ class SessionListen:
         """The client takes a subscription back before it was answered."""
         if call in self._waiting:
             self._waiting.remove(call)
-            honoured = self._current.honoured if self._current is not None else None
-            if call.uri not in (honoured or ()) and not self._is_awaited(call.uri):
-                self._wanted.pop(call.uri, None)
+            self._forget(call.uri)
             self._settle()
 
     def close(self) -> None:
@@ -228,6 +226,7 @@ class SessionListen:
         for call in [one for one in self._waiting if one.uri in stream.uris]:
             self._waiting.remove(call)
             if call.uri in stream.honoured:
+                self._wanted[call.uri] = True
                 call.reply(result={})
             else:
                 self._wanted.pop(call.uri, None)
@@ -285,7 +284,7 @@ class SessionListen:
         failed = [one for one in self._waiting if nowhere or one.uri in stream.uris]
         for call in failed:
             self._waiting.remove(call)
-            self._wanted.pop(call.uri, None)
+            self._forget(call.uri)
             if isinstance(problem, UpstreamFailure):
                 call.sink.failed(problem)
             else:
@@ -318,8 +317,10 @@ class SessionListen:
         resources = self.capabilities.get("resources", {})
         return not self._off and resources.get("subscribe") is True
 
-    def _is_awaited(self, uri: str) -> bool:
-        return any(one.uri == uri for one in self._waiting)
+    def _forget(self, uri: str) -> None:
+        """A request for it came to nothing; another one, or an older subscription, stands."""
+        if self._wanted.get(uri) is False and all(one.uri != uri for one in self._waiting):
+            del self._wanted[uri]
 
     def _drop_streams(self) -> None:
         stop_timer(self._again)
@@ -332,7 +333,7 @@ class SessionListen:
 
 def _is_wrong_era(problem: Message | UpstreamFailure | None) -> bool:
     if isinstance(problem, UpstreamFailure):
-        return problem.reason is Reason.UPSTREAM_ERA
+        return problem.reason in WRONG_ERA
     return problem is not None and is_wrong_era(problem)
 
 

@@ -56,6 +56,8 @@ class Exchange:
     sink: CallSink
     call: MemoryCall
     link: "ServerLink"
+    declined: tuple[str, ...] | None = None
+    """What a listen was first acknowledged without."""
 
     @property
     def params(self) -> Message:
@@ -92,6 +94,7 @@ class Exchange:
 
     def acknowledge(self, without: tuple[str, ...] = ()) -> None:
         """Say that a listen is open, for all but some URIs."""
+        self.declined = without if self.declined is None else self.declined
         wanted = dict(self.listens_to)
         uris = wanted.pop("resourceSubscriptions", [])
         kept = [uri for uri in uris if uri not in without]
