@@ -2,20 +2,23 @@
 
 import json
 import re
+import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults
 
-from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
+from tests.live.gateway_process import GatewayCase, RunningGateway
 from tests.live.software import HERE, conformance, python_sdk
 
-SERVER = str(HERE / "servers" / "conformance_server.py")
+SERVER = HERE / "servers" / "conformance_server.py"
 AUTHORIZE = HERE / "conformance" / "authorize.mjs"
 SUITE_SECS = 60.0
 """A run of the suite takes three to seven seconds."""
 SCENARIO_MS = 20_000
+CLIENT = HERE / "clients" / "conformance_client.py"
 GOOD = {"SUCCESS", "INFO", "SKIPPED"}
 """Of the rest, ``WARNING`` says that something is not as it should be (but may)."""
 
@@ -126,31 +129,41 @@ class ConformanceCase(GatewayCase):
         return ("--suite", "all", *selection.options) if every else selection.options
 
     async def check(
-        self, url: str, selection: Selection, token: str | None, exceptions: Exceptions
+        self, url: str, token: str | None, expected: Mapping[Selection, Exceptions]
     ) -> None:
-        """Run the suite; fails with everything that was not as expected."""
-        found = await self.findings(url, selection, token)
-        complaints = found.complaints(await self.wanted(selection), exceptions)
+        """Run selections side by side; fails with everything that was not as expected."""
+        names = {one: await self.wanted(one) for one in expected}
+        running = [
+            Deferred.fromCoroutine(self.findings(url, selection, token)) for selection in expected
+        ]
+        complaints = [
+            f"{selection.version} {complaint}"
+            for (selection, exceptions), found in zip(
+                expected.items(), await gatherResults(running), strict=True
+            )
+            for complaint in found.complaints(names[selection], exceptions)
+        ]
         self.assertEqual(complaints, [], "\n".join(complaints))
 
     async def check_gateway(
-        self, gateway: RunningGateway, name: str, selection: Selection, exceptions: Exceptions
+        self, gateway: RunningGateway, name: str, expected: Mapping[Selection, Exceptions]
     ) -> None:
         """Run the suite before one of the gateway's servers."""
-        await self.check(gateway.url(name), selection, gateway.keys["tester"], exceptions)
+        await self.check(gateway.url(name), gateway.keys["tester"], expected)
 
     def command(self, *options: str) -> list[str]:
         """The command of the server that the suite expects."""
-        return [str(python_sdk(2)), SERVER, *options]
+        return [str(python_sdk(2)), str(SERVER), *options]
 
-    async def over_http(self, era: str = "both") -> str:
-        """The URL of a running one."""
+    async def over_http(self, era: str) -> str:
+        """The URL of one that runs."""
         return await self.start_http_server(self.command("--http", "--era", era))
 
-    def stdio_server(self, era: str = "both", **more: Any) -> dict[str, Any]:
-        """The configuration of one that the gateway starts."""
-        return stdio("conformance", self.command("--era", era), **more)
-
-    async def http_server(self, era: str = "both") -> dict[str, Any]:
-        """The configuration of one that runs."""
-        return http("conformance", await self.over_http(era))
+    async def prefork(self, program: Path) -> list[str]:
+        """The command of a Python program over ``mcp`` 2.x that starts at once."""
+        # Below /tmp since the path of a socket is short, and trial's own directories are not.
+        path = f"/tmp/mcp-guard-{secrets.token_hex(8)}"
+        self.addCleanup(Path(path).unlink, missing_ok=True)
+        loaded = [str(python_sdk(2)), str(HERE / "prefork.py"), path, str(program)]
+        await self.start_http_server(loaded, ready=r"^ready$")
+        return [sys.executable, "-IS", str(HERE / "prefork_child.py"), path]

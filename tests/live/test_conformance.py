@@ -1,4 +1,4 @@
-"""The official conformance suite before the gateway.
+"""The official conformance suite before the gateway, as its client.
 
 What must pass is all that a version of the protocol requires, and all else the suite tries. An
 exception stands in a table, with its reason; one that passes after all fails the test too.
@@ -7,15 +7,15 @@ exception stands in a table, with its reason; one that passes after all fails th
 from tests.live.conformance_case import (
     NEWEST_SESSIONS,
     OLD,
+    SERVER,
     STATELESS,
     ConformanceCase,
     Exceptions,
 )
+from tests.live.gateway_process import http, stdio
 
-EXTENSION = "an extension that the SDK under the server has not got"
-TASKS: Exceptions = {
-    name: EXTENSION
-    for name in (
+TASKS: Exceptions = dict.fromkeys(
+    (
         "tasks-lifecycle",
         "tasks-capability-negotiation",
         "tasks-wire-fields",
@@ -25,58 +25,31 @@ TASKS: Exceptions = {
         "tasks-dispatch-and-envelope",
         "tasks-required-task-error",
         "tasks-mrtr-composition",
-    )
-}
+    ),
+    "an extension that the SDK under the server has not got",
+)
 """None of them is required."""
 
 
-class DirectTests(ConformanceCase):
-    """The server without the gateway, which shows whose failure a failure is."""
+class SameEraTests(ConformanceCase):
+    """Before a server that speaks both eras: nothing is translated."""
 
-    async def test_sessions(self) -> None:
-        """It passes everything before 2026."""
-        url = await self.over_http()
-        await self.check(url, OLD, None, {})
-        await self.check(url, NEWEST_SESSIONS, None, {})
+    async def test_direct(self) -> None:
+        """The server alone passes, which shows whose failure a failure is."""
+        url = await self.over_http("both")
+        await self.check(url, None, {OLD: {}, NEWEST_SESSIONS: {}, STATELESS: TASKS})
 
-    async def test_stateless(self) -> None:
-        """It passes everything of 2026-07-28 that its SDK has."""
-        await self.check(await self.over_http(), STATELESS, None, TASKS)
+    async def test_http(self) -> None:
+        """All passes over an HTTP upstream."""
+        gateway = await self.start_gateway([http("conformance", await self.over_http("both"))])
+        expected = {OLD: {}, NEWEST_SESSIONS: {}, STATELESS: TASKS}
+        await self.check_gateway(gateway, "conformance", expected)
 
-
-class HttpTests(ConformanceCase):
-    """The suite before the gateway, before a server of both eras over HTTP."""
-
-    async def test_sessions(self) -> None:
-        """All of 2025-11-25."""
-        gateway = await self.start_gateway([await self.http_server()])
-        await self.check_gateway(gateway, "conformance", NEWEST_SESSIONS, {})
-
-    async def test_old_sessions(self) -> None:
-        """All of 2025-06-18."""
-        gateway = await self.start_gateway([await self.http_server()])
-        await self.check_gateway(gateway, "conformance", OLD, {})
-
-    async def test_stateless(self) -> None:
-        """All of 2026-07-28 but the extension."""
-        gateway = await self.start_gateway([await self.http_server()])
-        await self.check_gateway(gateway, "conformance", STATELESS, TASKS)
-
-
-class StdioTests(ConformanceCase):
-    """The suite before the gateway, before a server of both eras over stdio."""
-
-    async def test_sessions(self) -> None:
-        """All of 2025-11-25."""
-        gateway = await self.start_gateway([self.stdio_server()])
-        await self.check_gateway(gateway, "conformance", NEWEST_SESSIONS, {})
-
-    async def test_old_sessions(self) -> None:
-        """All of 2025-06-18."""
-        gateway = await self.start_gateway([self.stdio_server()])
-        await self.check_gateway(gateway, "conformance", OLD, {})
-
-    async def test_stateless(self) -> None:
-        """All of 2026-07-28 but the extension."""
-        gateway = await self.start_gateway([self.stdio_server()])
-        await self.check_gateway(gateway, "conformance", STATELESS, TASKS)
+    async def test_stdio(self) -> None:
+        """All passes over a stdio upstream, with a child for each session."""
+        forked = await self.prefork(SERVER)
+        gateway = await self.start_gateway(
+            [stdio("sessions", forked), stdio("stateless", self.command("--era", "both"))]
+        )
+        await self.check_gateway(gateway, "sessions", {OLD: {}, NEWEST_SESSIONS: {}})
+        await self.check_gateway(gateway, "stateless", {STATELESS: TASKS})

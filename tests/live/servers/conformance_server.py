@@ -272,15 +272,20 @@ async def serve_stdio(era: str) -> None:
             await server.run(read, write, options)
 
 
-if __name__ == "__main__":
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+def main(arguments: list[str]) -> None:
+    """Serve as the arguments say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--era", choices=("legacy", "modern", "both"), default="both")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.era == "modern":
         server.middleware.append(no_handshake)
     if given.http:
         serve_http(given.era)
     else:
         anyio.run(serve_stdio, given.era)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    main(sys.argv[1:])

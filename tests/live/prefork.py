@@ -1,0 +1,71 @@
+"""Programs that start at once: forked by one that has loaded them already.
+
+Loading an SDK of others takes most of a second, and some tests start it a hundred times.
+``prefork.py SOCKET FILE`` loads a Python file that has a function ``main(arguments)`` and, for
+each ``prefork_child.py SOCKET ...``, calls it in a process of its own, with that one's arguments,
+environment, standard input, output and error.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+MAX_STATE = 1 << 20
+"""Of arguments and environment."""
+
+
+def wait_for_child(path: str) -> tuple[socket.socket, list[int]]:
+    """Fork for everybody who connects; returns in the child, with what it was sent."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(128)
+        print("ready", flush=True)
+        while True:
+            client, _ = listener.accept()
+            _, given, _, _ = socket.recv_fds(client, 1, 3)
+            if os.fork() == 0:
+                return client, list(given)
+            for number in given:
+                os.close(number)
+            client.close()
+
+
+def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
+    """Be the program that was asked for."""
+    with client.makefile("rb") as reader:
+        state = json.loads(reader.readline(MAX_STATE))
+    for standard, number in enumerate(given):
+        os.dup2(number, standard)
+        os.close(number)
+    os.environ.clear()
+    os.environ.update(state["environment"])
+    status = 1
+    try:
+        status = import_module(file.stem).main(state["arguments"]) or 0
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    client.sendall(bytes([status]))
+    # To take everything down in order would touch all the memory that is shared till now.
+    os._exit(status)
+
+
+def start(path: str, file: Path) -> None:
+    """Load the program, then wait; returns in no process."""
+    sys.path.insert(0, str(file.parent))
+    import_module(file.stem)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are nobody's to wait for
+    client, given = wait_for_child(path)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    run(client, given, file)
+
+
+if __name__ == "__main__":
+    start(sys.argv[1], Path(sys.argv[2]))
