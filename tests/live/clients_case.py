@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from attrs import evolve
+
 from tests.live import scenarios
 from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
 from tests.live.processes import free_port, marked
@@ -79,8 +81,13 @@ class ClientCase(GatewayCase):
             "demo-http": scenarios.demo(sessions=CROWD),
         }
 
-    async def handshake_only(self) -> tuple[RunningGateway, dict[str, Scenario]]:
-        """A gateway before the reference servers of npm, which know no version of 2026."""
+    async def handshake_only(
+        self, *, translated: bool = False, **more: Any
+    ) -> tuple[RunningGateway, dict[str, Scenario]]:
+        """A gateway before the reference servers of npm, which know no version of 2026.
+
+        ``more`` are keys of each server; ``translated``: the client is of the other era.
+        """
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
         (directory / "hello.txt").write_text("hello")
@@ -92,17 +99,20 @@ class ClientCase(GatewayCase):
         )
         gateway = await self.start_gateway(
             [
-                stdio("everything", [*server_everything(), "stdio"]),
-                http("everything-http", f"http://127.0.0.1:{port}/mcp"),
+                stdio("everything", [*server_everything(), "stdio"], **more),
+                http("everything-http", f"http://127.0.0.1:{port}/mcp", **more),
                 # It is to learn its directory from the client's roots.
-                stdio("filesystem", [*server_filesystem(), str(HERE)]),
+                stdio("filesystem", [*server_filesystem(), str(HERE)], **more),
             ]
         )
-        return gateway, {
+        planned = {
             "everything": scenarios.everything(sessions=0),
             "everything-http": scenarios.everything(sessions=CROWD),
             "filesystem": scenarios.filesystem(str(directory.resolve())),
         }
+        if translated:
+            planned = {name: evolve(one, stays=True) for name, one in planned.items()}
+        return gateway, planned
 
     async def walk_through(
         self, gateway: RunningGateway, planned: Mapping[str, Scenario], version: str

@@ -1,4 +1,7 @@
-"""Clients of npm's SDKs through the gateway, before servers nobody here wrote."""
+"""Clients of npm's SDKs through the gateway: how they choose, how they go on, how they are refused.
+
+What they can do with servers of each era is in `tests.live.test_matrix`.
+"""
 
 from tests.live.clients_case import NEWEST, NEWEST_HANDSHAKE, ClientCase, npm_client
 from tests.live.scenarios import Scenario, Step, containing
@@ -11,10 +14,6 @@ class SdkTests(ClientCase):
     def client(self) -> list[str]:
         """The driver over 1.x."""
         return npm_client("npm_sdk")
-
-    async def test_both_eras(self) -> None:
-        """Servers of both eras serve it the old one, and every feature works."""
-        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
 
     async def test_handshake_only(self) -> None:
         """Every feature works."""
@@ -74,10 +73,6 @@ class DefaultTests(ClientCase):
         for name, report in reports.items():
             self.assertEqual(planned.complaints(report, name[:10], named=True), [])
 
-    async def test_handshake_only(self) -> None:
-        """Every feature works."""
-        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
-
     async def test_refusals(self) -> None:
         """Denials, rate limits and wrong keys are legible: the SDK quotes the answer."""
         await self.check_refusals(unauthorized="Invalid credentials")
@@ -92,13 +87,13 @@ class AutoTests(ClientCase):
         """The driver over 2.x."""
         return npm_client("npm_client")
 
-    async def test_both_eras(self) -> None:
-        """It agrees on 2026-07-28, and every feature works."""
-        await self.walk_through(*await self.both_eras(), NEWEST)
-
     async def test_handshake_only(self) -> None:
-        """It falls back to the handshake, and every feature works."""
-        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+        """It agrees on 2026-07-28, which the servers do not know, and every feature works."""
+        await self.walk_through(*await self.handshake_only(translated=True), NEWEST)
+
+    async def test_fallback(self) -> None:
+        """Where nothing is translated it falls back to the handshake, and every feature works."""
+        await self.walk_through(*await self.handshake_only(bridge="fallback"), NEWEST_HANDSHAKE)
 
     async def test_refusals(self) -> None:
         """Denials, rate limits and wrong keys are legible."""

@@ -1,4 +1,7 @@
-"""Clients of PyPI's ``mcp`` through the gateway, before servers nobody here wrote."""
+"""Clients of PyPI's ``mcp`` through the gateway: how they choose, and how they are refused.
+
+What they can do with servers of each era is in `tests.live.test_matrix`.
+"""
 
 from tests.live.clients_case import (
     DENIED,
@@ -24,8 +27,12 @@ class AutoTests(ClientCase):
         await self.walk_through(*await self.both_eras(), NEWEST)
 
     async def test_handshake_only(self) -> None:
-        """It falls back to the handshake, and every feature works."""
-        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
+        """It agrees on 2026-07-28, which the servers do not know, and every feature works."""
+        await self.walk_through(*await self.handshake_only(translated=True), NEWEST)
+
+    async def test_fallback(self) -> None:
+        """Where nothing is translated it falls back to the handshake, and every feature works."""
+        await self.walk_through(*await self.handshake_only(bridge="fallback"), NEWEST_HANDSHAKE)
 
     async def test_refusals(self) -> None:
         """Denials, rate limits and wrong keys are legible."""
@@ -42,13 +49,9 @@ class PinnedTests(ClientCase):
         """The driver over 2.x."""
         return python_client(2)
 
-    async def test_both_eras(self) -> None:
-        """Every feature works."""
-        await self.walk_through(*await self.both_eras(), NEWEST)
-
-    async def test_handshake_only(self) -> None:
-        """A server without its version is not translated for it: a clear error says so."""
-        gateway, planned = await self.handshake_only()
+    async def test_fallback(self) -> None:
+        """Where nothing is translated, a clear error says that the server has not its version."""
+        gateway, planned = await self.handshake_only(bridge="fallback")
         key = gateway.keys["tester"]
         reports = await self.report(
             {name: one.job(gateway.url(name), key, self.mode) for name, one in planned.items()}
@@ -72,14 +75,6 @@ class LegacyTests(ClientCase):
         """The driver over 2.x."""
         return python_client(2)
 
-    async def test_both_eras(self) -> None:
-        """Servers of both eras serve it the old one, and every feature works."""
-        await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
-
-    async def test_handshake_only(self) -> None:
-        """Every feature works."""
-        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
-
     async def test_refusals(self) -> None:
         """Denials, rate limits and wrong keys are legible."""
         await self.check_refusals(unauthorized="Invalid credentials")
@@ -95,10 +90,6 @@ class OneTests(ClientCase):
     async def test_both_eras(self) -> None:
         """Servers of both eras serve it the old one, and every feature works."""
         await self.walk_through(*await self.both_eras(), NEWEST_HANDSHAKE)
-
-    async def test_handshake_only(self) -> None:
-        """Every feature works."""
-        await self.walk_through(*await self.handshake_only(), NEWEST_HANDSHAKE)
 
     async def test_refusals(self) -> None:
         """This SDK ends its session at any error status, naming that alone; nothing hangs."""
