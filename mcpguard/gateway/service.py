@@ -156,7 +156,13 @@ class Gateway(Service):
             bounds=AUDIT_BOUNDS,
         )
         self.upstreams = [
-            build_upstream(one, reactor=reactor, meter=self.metrics, recorder=self.audit)
+            build_upstream(
+                one,
+                reactor=reactor,
+                meter=self.metrics,
+                recorder=self.audit,
+                keep_sessions=server.session_key is not None,
+            )
             for one in settings.upstreams
         ]
         schemas = tool_schemas(reactor.seconds)
@@ -184,6 +190,9 @@ class Gateway(Service):
             meter=self.metrics,
             seen=self._identities.note,
             limiter_clock=time.monotonic,
+            session_key=(
+                None if server.session_key is None else bytes.fromhex(server.session_key.value)
+            ),
             schemas=schemas,
         )
         vitals = Vitals(
@@ -301,7 +310,9 @@ class Gateway(Service):
         if self._operator_site is not None:
             drains.append(self._operator_site.drain(1.0))
         await DeferredList(drains)
-        await self.pipeline.table.end_all()
+        # With a key of their own the sessions go on in the gateway's next life.
+        keep = self.settings.server.session_key is not None
+        await self.pipeline.end_sessions(keep=keep)
         await self.pipeline.bare.pool.end_all()
         await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
         self._system_event("GatewayStopped")

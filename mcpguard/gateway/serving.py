@@ -18,9 +18,27 @@ from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.protocol.bridge.rounds import RoundBounds
+from mcpguard.upstream.crashes import CrashBounds
 from mcpguard.upstream.link import Upstream
+from mcpguard.upstream.renewal import RenewalBounds, RenewingUpstream
+from mcpguard.upstream.renewal_posture import PostureBounds
 
 MAX_SCHEMA_VIEWS = 1_000
+RENEWAL = RenewalBounds(
+    pace=CrashBounds(
+        first_secs=1.0,
+        most_secs=60.0,
+        jitter=0.25,
+        loop=8,
+        window_secs=600.0,
+        cooldown_secs=300.0,
+        healthy_secs=60.0,
+    ),
+    max_waiting=100,
+    max_params=16_384,
+    spread_secs=2.0,
+    posture=PostureBounds(max_subscriptions=256, max_uri=2_048),
+)
 MAX_BRIDGED_SESSIONS = 1_000
 MAX_BRIDGED_PER_PRINCIPAL = 16
 """Of one server: one for each set of capabilities that the clients of a principal declare."""
@@ -43,13 +61,21 @@ def served(
     schemas: ToolSchemas,
     new_token: Callable[[], str] = lambda: secrets.token_urlsafe(24),
 ) -> BridgingUpstream:
-    """The server as the corridor sees it: in both eras.
+    """The server as the corridor sees it: in both eras, its lost sessions begun anew.
 
     ``random`` is uniform in [0, 1), ``new_token`` gives what nobody can guess. The caller starts
     and stops what this gives, not ``upstream``.
     """
-    handshake = HandshakeSessions(
+    renewing = RenewingUpstream(
         upstream,
+        settings.restart,
+        clock=clock,
+        random=random,
+        meter=meter,
+        bounds=RENEWAL,
+    )
+    handshake = HandshakeSessions(
+        renewing,
         schemas,
         clock,
         random,
@@ -74,7 +100,7 @@ def served(
         max_per_principal=MAX_BRIDGED_PER_PRINCIPAL,
     )
     stateless = StatelessLinks(
-        inner=upstream,
+        inner=renewing,
         pool=pool,
         clock=clock,
         meter=meter,
@@ -96,4 +122,4 @@ def served(
             listens=10_000,
         ),
     )
-    return BridgingUpstream(upstream, settings.bridge, handshake, stateless)
+    return BridgingUpstream(renewing, settings.bridge, handshake, stateless)

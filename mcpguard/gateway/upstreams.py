@@ -41,8 +41,12 @@ def build_upstream(
     meter: Meter,
     recorder: Recorder,
     environ: Mapping[str, str] | None = None,
+    keep_sessions: bool = False,
 ) -> Upstream:
-    """The upstream of one configured server, not yet started."""
+    """The upstream of one configured server, not yet started.
+
+    ``keep_sessions``: a stop does not end the sessions that can be taken up again later.
+    """
     if settings.transport == "stdio":
         return StdioUpstream(
             settings,
@@ -54,7 +58,12 @@ def build_upstream(
         )
     behind_url = SseUpstream if settings.transport == "sse" else HttpUpstream
     return behind_url(
-        settings, reactor=reactor, meter=meter, recorder=recorder, random=random.random
+        settings,
+        reactor=reactor,
+        meter=meter,
+        recorder=recorder,
+        random=random.random,
+        keep_sessions=keep_sessions,
     )
 
 

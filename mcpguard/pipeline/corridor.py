@@ -125,6 +125,10 @@ class Pipeline:
         self.modern.end_listens()
         self.sse.drain()
 
+    def end_sessions(self, *, keep: bool) -> Deferred[None]:
+        """End every session; with ``keep`` those that can be revived stay at their servers."""
+        return self.table.end_all(self.revival.may_return if keep else lambda session: False)
+
     # -- the steps -------------------------------------------------------------------------
 
     async def _walk(self, trip: Trip) -> None:

@@ -37,6 +37,10 @@ class Revival:
                 return remembered
         raise Refused(Refusal(Reason.SESSION_NOT_FOUND))
 
+    def may_return(self, session: Session) -> bool:
+        """Whether a session can be revived in another life."""
+        return self.ids.read(session.id, session.principal.key, session.route) is not None
+
     async def session(self, trip: Trip, session_id: str) -> Session:
         """The caller's session, revived if it is not here: once, however many ask at one time.
 

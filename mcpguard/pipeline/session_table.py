@@ -101,8 +101,10 @@ class SessionTable:
         """Whether a session of this id was here and has ended (as far back as is remembered)."""
         return _digest(session_id) in self._ended
 
-    def end(self, session: Session, failure: UpstreamFailure | None = None) -> Deferred[None]:
-        """End one session."""
+    def end(
+        self, session: Session, failure: UpstreamFailure | None = None, *, leave: bool = False
+    ) -> Deferred[None]:
+        """End one session; with ``leave`` only here, and not at its server."""
         if self._sessions.pop(session.id, None) is not None:
             key = session.principal.key
             left = self._per_principal.get(key, 1) - 1
@@ -114,7 +116,8 @@ class SessionTable:
             if len(self._ended) > self.bounds.remembered:
                 self._ended.popitem(last=False)
             self.on_ended(session)
-        closing = session.end(failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended"))
+        why = failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended")
+        closing = session.end(why, leave=leave)
         closing.addErrback(close_failed)
         return closing
 
@@ -128,9 +131,14 @@ class SessionTable:
             else:
                 session.sweep()
 
-    def end_all(self) -> Deferred[None]:
-        """End every session; fires when all links are closed."""
-        closing = [self.end(session) for session in list(self._sessions.values())]
+    def end_all(self, leave: Callable[[Session], bool] = lambda session: False) -> Deferred[None]:
+        """End every session, some of them only here; fires when all links are closed."""
+        # Not the words of a lost session: what runs is told that the gateway goes, no more.
+        failure = UpstreamFailure(Reason.DRAINING, "the gateway stops")
+        closing = [
+            self.end(session, failure, leave=leave(session))
+            for session in list(self._sessions.values())
+        ]
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
 

@@ -362,8 +362,11 @@ class Session:
         """Drop what waited too long."""
         self._expire()
 
-    def end(self, failure: UpstreamFailure) -> Deferred[None]:
-        """End everything of this session; fires when its link is closed."""
+    def end(self, failure: UpstreamFailure, *, leave: bool = False) -> Deferred[None]:
+        """End everything of this session; fires when its link is closed.
+
+        With ``leave`` the link is not closed, which would end the session at the server.
+        """
         if self.ended:
             return succeed(None)
         self.ended = True
@@ -373,7 +376,7 @@ class Session:
             stream.end()
         self._asked.clear()
         self._queue.clear()
-        return self.link.close() if self.link is not None else succeed(None)
+        return succeed(None) if self.link is None or leave else self.link.close()
 
 
 def _release(asked: Asked) -> None:

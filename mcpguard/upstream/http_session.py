@@ -30,6 +30,13 @@ class HttpSession(UrlSession):
     _doubt: IDelayedCall | None = field(init=False, default=None)
     """Set while nobody knows whether the server still has the session."""
 
+    def leave(self) -> Deferred[None]:
+        """See `url_session.UrlSession`: the server keeps an open session for who has its id."""
+        if self._version is None:
+            return self.close()
+        self._end(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the gateway stops"))
+        return succeed(None)
+
     def resume(self, version: str, session_id: str | None) -> None:
         """Go on with a session of an earlier life; nothing is sent until it is used.
 

@@ -159,6 +159,10 @@ class UrlSession(ABC):
         """See `link.Link`: the server is told, whatever it says to that."""
         return self._abandon("the session was closed")
 
+    def leave(self) -> Deferred[None]:
+        """End it here alone, where it can be taken up again; otherwise as `close`."""
+        return self.close()
+
     # CallLink
 
     def request_headers(self, outbound: Outbound, message: Message) -> Headers:

@@ -22,8 +22,9 @@ from mcpguard.upstream.egress import VettedEndpoints, connection_pool, egress_ag
 from mcpguard.upstream.http_reader import ReaderBounds
 from mcpguard.upstream.http_remote import HttpBounds, Remote
 from mcpguard.upstream.http_vigil import Vigil, VigilBounds
-from mcpguard.upstream.link import Eras, Link, Standing, UpstreamFailure
+from mcpguard.upstream.link import Eras, Standing, UpstreamFailure
 from mcpguard.upstream.target import Target
+from mcpguard.upstream.url_session import UrlSession
 from mcpguard.upstream.wire import Headers, Wire
 
 log = Logger()
@@ -78,7 +79,8 @@ class UrlUpstream(ABC):
     """The part of `link.Upstream` that is the same for one configured URL: ids, limits, the watch.
 
     ``random`` gives numbers in 0..1 (jitter). ``wire`` and ``https`` replace the network and the
-    trust in the platform's certificates. Raises `ConfigurationError` for a URL or header that
+    trust in the platform's certificates. ``keep_sessions``: a stop leaves the sessions that can be
+    taken up again to the server. Raises `ConfigurationError` for a URL or header that
     cannot be used.
     """
 
@@ -92,6 +94,7 @@ class UrlUpstream(ABC):
         random: Callable[[], float],
         wire: Wire | None = None,
         https: IPolicyForHTTPS | None = None,
+        keep_sessions: bool = False,
     ) -> None:
         self._settings = settings
         self._clock: IReactorTime = reactor
@@ -137,7 +140,8 @@ class UrlUpstream(ABC):
             changed=self._changed,
             pinned=Eras(legacy=True) if settings.era == "legacy" else None,
         )
-        self._sessions: set[Link] = set()
+        self._keep_sessions = keep_sessions
+        self._sessions: set[UrlSession] = set()
 
     @property
     def name(self) -> str:
@@ -159,9 +163,14 @@ class UrlUpstream(ABC):
         self._vigil.start()
 
     def stop(self) -> Deferred[None]:
-        """See `link.Upstream`: every session is ended, then every connection closed."""
+        """See `link.Upstream`: sessions are ended or left, then every connection is closed."""
         self._vigil.stop()
-        closing = gatherResults([session.close() for session in tuple(self._sessions)])
+        closing = gatherResults(
+            [
+                session.leave() if self._keep_sessions else session.close()
+                for session in tuple(self._sessions)
+            ]
+        )
         return closing.addCallback(self._closed)
 
     def eras(self) -> Deferred[Eras]:

@@ -317,6 +317,43 @@ class StreamTests(RevivalCase):
         self.assertEqual(answer.status, 404)
 
 
+class StopTests(RevivalCase):
+    """Sessions when the gateway stops."""
+
+    def stop(self, *, keep: bool) -> tuple[MemoryOutlet, MemoryOutlet]:
+        """Stop the first life; a call that runs and a stream that is read."""
+        headers = {"Mcp-Session-Id": self.session}
+        stream = self.first.send(b"", method="GET", headers=headers, accept="text/event-stream")
+        running = self.call(self.first)
+        self.successResultOf(self.first.pipeline.end_sessions(keep=keep))
+        self.assertEqual(len(self.first.pipeline.table), 0)
+        self.assertTrue(stream.finished)
+        return running, stream
+
+    def test_kept(self) -> None:
+        """With a key they stay at their servers, for the next life; what runs is told why."""
+        running, _ = self.stop(keep=True)
+        self.assertEqual(self.first.upstream.links[0].closed, 0)
+        self.assertEqual(self.first.upstream.links[0].requests[0][2].cancelled, "session ended")
+        self.assertEqual(running.status, 503)
+        self.assertIsNone(self.call().status)
+
+    def test_ended(self) -> None:
+        """Without one nobody could come back to them, so their servers are told."""
+        self.stop(keep=False)
+        self.assertEqual(self.first.upstream.links[0].closed, 1)
+
+    def test_what_cannot_return_is_ended(self) -> None:
+        """So are those that would be too old, or end with the gateway anyway."""
+        self.first.clock.advance(SESSION_IDS.max_age_secs + 1)
+        self.stop(keep=True)
+        self.assertEqual(self.first.upstream.links[0].closed, 1)
+        self.first = self.life(MemoryUpstream())
+        self.session = self.first.handshake()
+        self.stop(keep=True)
+        self.assertEqual(self.first.upstream.links[0].closed, 1)
+
+
 class SingleFlightTests(RevivalCase):
     """Many requests with one unknown id at the same time."""
 

@@ -1,10 +1,12 @@
 """Sessions over HTTP that were opened in an earlier life of the gateway."""
 
+from mcpguard.config.settings import UpstreamSettings
 from mcpguard.errors import Reason
+from mcpguard.upstream.http import HttpUpstream
 from mcpguard.upstream.http_session import HttpSession
 from mcpguard.upstream.link import Link, UpstreamFailure
 from mcpguard.upstream.url_upstream import BOUNDS
-from tests.upstream.http_doubles import LEGACY, HttpCase, Inbox, Sink
+from tests.upstream.http_doubles import LEGACY, URL, HttpCase, Inbox, Sink
 
 PARAMS = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t"}}
 
@@ -124,6 +126,30 @@ class ResumeTests(HttpCase):
             self.assertEqual((opened.session_id, opened.resumable), (session_id, True))
             self.assertIsInstance(opened.link, HttpSession)
             self.assertNotIn("s1", repr(opened))
+
+    def test_kept_at_the_stop(self) -> None:
+        """Sessions for a later life are left as they are; a handshake under way is not one."""
+        self.upstream = HttpUpstream(
+            UpstreamSettings(name="remote", transport="http", url=URL),
+            reactor=self.clock,
+            meter=self.books,
+            recorder=self.books,
+            random=lambda: 0.0,
+            wire=self.wire,
+            keep_sessions=True,
+        )
+        link = self.ready()
+        stream = self.wire.last("GET")
+        _, sink, _ = self.ask(link, self.legacy())
+        opening = self.opening()
+        stopping = self.upstream.stop()
+        self.clock.advance(0)
+        self.successResultOf(stopping)
+        self.failureResultOf(opening, UpstreamFailure)
+        self.assertTrue(stream.aborted)
+        self.assertIs(sink.reason, Reason.UPSTREAM_UNAVAILABLE)
+        self.assertNotIn("DELETE", [one.method for one in self.wire.requests])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop(self) -> None:
         """A stopped upstream ends resumed sessions too."""
