@@ -5,6 +5,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mcpguard.errors import INTERNAL_ERROR
@@ -171,6 +172,8 @@ class Residence:
                 await self.query("logging/setLevel", {"level": LOG_LEVELS[level]})
             except UpstreamFailure as failure:
                 log.info("the log level was not set: {why}", why=failure)
+                # If it was for the session being lost, that is told in this very turn.
+                await deferLater(self.clock, 0)
             else:
                 # Also when it was refused: there is nothing more to be had.
                 self._level = level

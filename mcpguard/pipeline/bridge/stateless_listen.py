@@ -9,6 +9,7 @@ from collections.abc import Callable
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mcpguard.pipeline.bridge.errand import refusal_as_failure
@@ -130,6 +131,9 @@ class StatelessListen:
         self._lists = granted.lists
         for uri in granted.uris or ():
             accepted = await home.subscriptions.add(uri)
+            if not accepted:
+                # If it was for the session being lost, that is told in this very turn.
+                await deferLater(self.clock, 0)
             if self._home is not home:
                 # Given up, or the session is lost.
                 if accepted:
@@ -139,7 +143,9 @@ class StatelessListen:
                 self._uris[uri] = None
         if not self._acknowledged:
             self._acknowledged = True
-            told = None if granted.uris is None else self._uris
+            told = None if granted.uris is None else tuple(self._uris)
+            # Another session gives no more than this one did.
+            self._wish = Wish(self._lists, told)
             self.sink.notification(under(acknowledgement(self._lists, told), self.outbound.id))
 
     def _no_session(self, failure: Failure) -> None:
