@@ -65,6 +65,7 @@ class Reason(Enum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_BUSY = "upstream_busy"
     UPSTREAM_ERA = "upstream_era"
+    UPSTREAM_CHANGED = "upstream_changed"
     ANSWER_TOO_LARGE = "answer_too_large"
     # ours
     DRAINING = "draining"
@@ -139,6 +140,9 @@ SHAPES: Mapping[Reason, Shape] = {
         400,
         UNSUPPORTED_PROTOCOL_VERSION,
         "The MCP server does not speak this protocol version",
+    ),
+    Reason.UPSTREAM_CHANGED: Shape(
+        503, 503, "The MCP server speaks another protocol version than before, try again shortly"
     ),
     Reason.ANSWER_TOO_LARGE: Shape(502, 502, "The MCP server's answer is too large"),
     Reason.DRAINING: Shape(503, 503, "The gateway is shutting down"),

@@ -234,6 +234,7 @@ _FAILURES = frozenset(
         Reason.UPSTREAM_FAILED,
         Reason.UPSTREAM_TIMEOUT,
         Reason.UPSTREAM_BUSY,
+        Reason.UPSTREAM_CHANGED,
         Reason.ANSWER_TOO_LARGE,
         Reason.INTERNAL,
     }

@@ -34,6 +34,10 @@ from mcpguard.upstream.link import CallSink, Message, Outbound, UpstreamFailure
 log = Logger()
 
 
+WRONG_ERA = frozenset({Reason.UPSTREAM_ERA, Reason.UPSTREAM_CHANGED})
+"""Reasons after which a session must be begun anew, because its server is another one."""
+
+
 def wrong_era() -> UpstreamFailure:
     """The server speaks another era by now than when it was asked."""
     return UpstreamFailure(Reason.UPSTREAM_ERA, "it refuses the version it was found to speak")
@@ -244,7 +248,7 @@ class HandshakeCall:
     def _fail(self, failure: UpstreamFailure) -> None:
         if self._end(""):
             self.sink.failed(failure)
-            if failure.reason is Reason.UPSTREAM_ERA:
+            if failure.reason in WRONG_ERA:
                 self.asker.died(failure)
 
     def _finish(self, body: Message) -> None:
