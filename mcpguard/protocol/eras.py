@@ -1,4 +1,4 @@
-"""What a server's reply to ``server/discover`` says about the versions it speaks."""
+"""What a server's replies say about the versions it speaks, or does not speak any more."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,18 @@ from attrs import field, frozen
 
 from mcpguard.errors import (
     HEADER_MISMATCH,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
     MISSING_CLIENT_CAPABILITY,
     UNSUPPORTED_PROTOCOL_VERSION,
 )
 from mcpguard.protocol.mcp import LEGACY_VERSIONS, MODERN_VERSIONS
+
+_HANDSHAKE_WORDS = ("session", "initializ", "protocol version")
+"""What handshake-era servers say to a request that comes without a handshake: "Missing session
+ID" (PyPI ``mcp``), "No valid session ID provided", "Server not initialized" (npm), "Unsupported
+protocol version" (both, where they keep no sessions)."""
+_BEFORE_A_HANDSHAKE = frozenset({INVALID_REQUEST, -32000, -32001, -32002})
 
 
 @frozen
@@ -52,6 +60,32 @@ def judge_discover(answer: Mapping[str, Any] | None) -> DiscoverVerdict:
         # It understood the stateless form, and only disliked this one request.
         return DiscoverVerdict(MODERN_VERSIONS)
     return DiscoverVerdict()
+
+
+def refuses_version(error: Mapping[str, Any], version: str) -> bool:
+    """Whether the error of an answer says that its server does not speak ``version``."""
+    if error.get("code") != UNSUPPORTED_PROTOCOL_VERSION:
+        return False
+    data = error.get("data")
+    listed = data.get("supported") if isinstance(data, dict) else None
+    return not isinstance(listed, list) or version not in listed
+
+
+def wants_handshake(error: Mapping[str, Any]) -> bool:
+    """Whether the error that a transport answers a stateless request with asks for a session."""
+    words = str(error.get("message", ""))[:200].lower()
+    told = any(word in words for word in _HANDSHAKE_WORDS)
+    return error.get("code") in _BEFORE_A_HANDSHAKE and told
+
+
+def refuses_handshake(error: Mapping[str, Any]) -> bool:
+    """Whether an error to ``initialize`` is one that only servers without handshakes give."""
+    return error.get("code") in (
+        UNSUPPORTED_PROTOCOL_VERSION,
+        HEADER_MISMATCH,
+        MISSING_CLIENT_CAPABILITY,
+        METHOD_NOT_FOUND,
+    )
 
 
 def _judge_list(listed: object) -> DiscoverVerdict | None:

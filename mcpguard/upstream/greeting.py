@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from mcpguard import __version__
 from mcpguard.errors import Reason
-from mcpguard.protocol.eras import judge_discover
+from mcpguard.protocol.eras import judge_discover, refuses_handshake
 from mcpguard.protocol.mcp import (
     LATEST_LEGACY,
     LEGACY_VERSIONS,
@@ -26,7 +26,10 @@ from mcpguard.upstream.link import (
 )
 
 Greeting = Callable[[Conversation], Awaitable[Message]]
-"""Says the first words; gives the child's result, raises `UpstreamFailure` if it is of no use."""
+"""Says the first words; gives the child's result, raises `UpstreamFailure` if it is of no use.
+
+The reason is ``UPSTREAM_ERA`` where the child shows that it speaks another era.
+"""
 
 
 @define(eq=False)
@@ -99,10 +102,11 @@ async def greet_legacy(conversation: Conversation) -> Message:
     try:
         result = await initialize(conversation, gateway_params())
     except InitializeRejected as rejected:
+        other = refuses_handshake(rejected.error)
+        reason = Reason.UPSTREAM_ERA if other else Reason.UPSTREAM_FAILED
         code = rejected.error.get("code")
-        raise UpstreamFailure(
-            Reason.UPSTREAM_FAILED, f"initialize was answered with error {code}"
-        ) from rejected
+        detail = f"initialize was answered with error {code}"
+        raise UpstreamFailure(reason, detail) from rejected
     conversation.notify("notifications/initialized", None)
     return result
 
@@ -119,7 +123,13 @@ async def discover(conversation: Conversation) -> Message:
 
 async def greet_modern(conversation: Conversation) -> Message:
     """Make sure that a stateless child is there, before anybody's request depends on it."""
-    answer = await discover(conversation)
+    try:
+        answer = await discover(conversation)
+    except UpstreamFailure as failure:
+        if failure.reason is not Reason.UPSTREAM_TIMEOUT:
+            raise
+        # Only a handshake-era server may ignore the question.
+        raise UpstreamFailure(Reason.UPSTREAM_ERA, "no answer to server/discover") from failure
     if not judge_discover(answer).modern:
-        raise UpstreamFailure(Reason.UPSTREAM_FAILED, "server/discover was not understood")
+        raise UpstreamFailure(Reason.UPSTREAM_ERA, "server/discover was not understood")
     return answer

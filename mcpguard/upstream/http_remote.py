@@ -82,6 +82,8 @@ class Remote:
     """One for all links: a server that mixes up its sessions still sees no id twice."""
     contact: Callable[[UpstreamFailure | None], None]
     """Told None when the server answers at all, and the failure when it cannot be reached."""
+    doubt: Callable[[str], UpstreamFailure]
+    """Told what shows that it speaks another era than it did; gives what its caller is told."""
     stopped: bool = field(init=False, default=False)
     _readers: set[MessageReader] = field(init=False, factory=set)
     _running: int = field(init=False, default=0)

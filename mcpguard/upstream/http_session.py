@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
 from mcpguard.errors import INVALID_REQUEST, Reason
+from mcpguard.protocol.eras import refuses_version
 from mcpguard.upstream.http_call import HttpCall
 from mcpguard.upstream.http_oneway import OneWay
 from mcpguard.upstream.http_remote import GET_HEADERS, POST_HEADERS
@@ -100,6 +101,8 @@ class HttpSession(UrlSession):
         (server-everything) answer 400 with -32000 "No valid session ID provided" or, restarted,
         "Server not initialized", under the request's own id.
         """
+        if self._is_replaced(head, message):
+            return True
         if self.session_id is None:
             return False
         if head.status == 404:
@@ -110,6 +113,18 @@ class HttpSession(UrlSession):
         words = str(error.get("message", ""))[:200].lower()
         told = "session" in words or "not initialized" in words
         return error.get("code") in (_SERVER_ERROR, INVALID_REQUEST) and told
+
+    def refused(self, head: Head, message: Message | None, words: str) -> UpstreamFailure:
+        """See `http_call.CallLink`."""
+        if self._handshake is None and self._is_replaced(head, message):
+            self.remote.doubt(f"it does not speak {self._version} any more")
+        return super().refused(head, message, words)
+
+    def _is_replaced(self, head: Head, message: Message | None) -> bool:
+        """Whether a server answers that does not speak the session's version."""
+        error = None if message is None else message.get("error")
+        refused = head.status == 400 and isinstance(error, dict)
+        return refused and refuses_version(error or {}, self._version or "")
 
     def _taken(self) -> None:
         if self._doubt is not None:

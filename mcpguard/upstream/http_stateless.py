@@ -5,12 +5,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
+from mcpguard.protocol.eras import refuses_version, wants_handshake
 from mcpguard.protocol.headers import routing_headers
+from mcpguard.protocol.mcp import MODERN_VERSIONS
 from mcpguard.upstream.correlation import ServerNotification, ServerRequest
 from mcpguard.upstream.http_call import HttpCall
 from mcpguard.upstream.http_reader import may_answer, refusal_of
 from mcpguard.upstream.http_remote import POST_HEADERS, Remote
 from mcpguard.upstream.link import Call, CallSink, Message, Outbound, UpstreamFailure
+from mcpguard.upstream.versed import Versed
 from mcpguard.upstream.wire import Head, Headers
 
 log = Logger()
@@ -31,7 +34,7 @@ class StatelessHttpLink:
 
     def request(self, outbound: Outbound, sink: CallSink) -> Call:
         """See `link.Link`."""
-        call = HttpCall(self.remote, self, outbound, sink)
+        call = HttpCall(self.remote, self, outbound, Versed(outbound, sink, self.remote.doubt))
         if self._closed:
             call.refuse(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the link is closed"))
         elif call.prepare():
@@ -84,11 +87,17 @@ class StatelessHttpLink:
         """See `http_call.CallLink`: protocol errors come as 400 and 404, ``id: null`` or none
         only when the server could not read ours.
         """
-        key = message.get("id")
+        key, error = message.get("id"), message.get("error")
+        if type(key) is not int and isinstance(error, dict) and wants_handshake(error):
+            # What its transport says of a request without a session.
+            return False
         return may_answer(head) and (key is None or (type(key) is int and key == call.gid))
 
     def refused(self, head: Head, message: Message | None, words: str) -> UpstreamFailure:
         """See `http_call.CallLink`."""
+        error = {} if message is None else message.get("error")
+        if head.status == 400 and isinstance(error, dict) and _is_of_another_era(error):
+            return self.remote.doubt("it wants a handshake")
         return refusal_of(head, self.remote.clock.seconds())
 
     def withdraw(self, message: Message) -> None:
@@ -100,3 +109,7 @@ class StatelessHttpLink:
 
     def forgotten(self, failure: UpstreamFailure) -> None:
         """See `http_call.CallLink`: there is no session to forget."""
+
+
+def _is_of_another_era(error: Message) -> bool:
+    return wants_handshake(error) or refuses_version(error, MODERN_VERSIONS[0])

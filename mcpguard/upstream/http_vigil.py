@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcpguard.errors import Reason
+from mcpguard.upstream.doubts import Doubts
 from mcpguard.upstream.link import Eras, Standing, UpstreamFailure
 
 log = Logger()
@@ -46,10 +47,13 @@ class Vigil:
     probe: Callable[[], Deferred[Eras]]
     reach: Callable[[], Deferred[None]]
     changed: Callable[[Standing, UpstreamFailure | None], None]
+    doubts: Doubts
     pinned: Eras | None = None
     """What the configuration says it speaks, where that leaves nothing to ask."""
     standing: Standing = field(init=False, factory=lambda: Standing(False, STARTING))
     _eras: Eras | None = field(init=False, default=None)
+    _told: Eras | None = field(init=False, default=None)
+    """What it said last, known still or doubted."""
     _asking: Deferred[None] | None = field(init=False, default=None)
     _waiting: list[Deferred[Eras]] = field(init=False, factory=list)
     _failure: UpstreamFailure | None = field(init=False, default=None)
@@ -101,6 +105,17 @@ class Vigil:
         elif self.standing.usable:
             self._unusable(failure)
 
+    def doubt(self, detail: str) -> UpstreamFailure:
+        """Hear that the server does not speak what it was found to speak.
+
+        What is known is forgotten and asked again; gives what the caller is to be told.
+        """
+        ask, failure = self.doubts.raised(detail)
+        if ask and not self._stopped:
+            self._eras = None
+            self._ask()
+        return failure
+
     @property
     def _known(self) -> bool:
         return self.pinned is not None or self._eras is not None
@@ -120,7 +135,9 @@ class Vigil:
 
     def _learned(self, eras: Eras) -> None:
         self._asking = None
-        self._eras = eras
+        if self._told is not None and _spoken(self._told) != _spoken(eras):
+            log.warn("upstream {name}: it speaks {eras} now", name=self.name, eras=_spoken(eras))
+        self._eras = self._told = eras
         self._failure, self._failures = None, 0
         self._heard_at = self.clock.seconds()
         self._usable()
@@ -200,3 +217,8 @@ class Vigil:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
+
+
+def _spoken(eras: Eras) -> str:
+    """The eras in words."""
+    return ", ".join((*eras.modern, *(("the handshake versions",) if eras.legacy else ())))

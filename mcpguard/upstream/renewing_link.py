@@ -171,6 +171,9 @@ class RenewingLink:
         except UpstreamFailure as failure:
             if failure.reason is Reason.SESSION_NOT_FOUND:
                 raise UpstreamFailure(Reason.UPSTREAM_FAILED, failure.detail) from failure
+            if failure.reason is Reason.UPSTREAM_CHANGED:
+                # It knows no sessions any more; a new one of the client's finds out what it does.
+                raise UpstreamFailure(Reason.SESSION_NOT_FOUND, failure.detail) from failure
             raise
         version = opening.result.get("protocolVersion")
         if version != self._version:

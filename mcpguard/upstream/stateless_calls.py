@@ -1,5 +1,7 @@
 """Requests of any number of callers on one stateless child, and their subscriptions."""
 
+from collections.abc import Callable
+
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -10,6 +12,7 @@ from mcpguard.upstream.correlation import LISTEN
 from mcpguard.upstream.ended_call import refused
 from mcpguard.upstream.link import Call, CallSink, Message, Outbound, UpstreamFailure
 from mcpguard.upstream.shared_child import SharedChild
+from mcpguard.upstream.versed import Versed
 from mcpguard.upstream.waiting_call import request_on
 
 log = Logger()
@@ -25,6 +28,8 @@ class StatelessCalls:
     slots: Slots
     max_listens: int
     """Subscription streams open at once, of all callers."""
+    doubt: Callable[[str], UpstreamFailure]
+    """Told what shows that the server speaks another era than it did."""
     child: SharedChild = field(init=False)
     """Set once by whoever makes both."""
     listens: "dict[Listen, None]" = field(init=False, factory=dict)
@@ -32,6 +37,7 @@ class StatelessCalls:
 
     def request(self, outbound: Outbound, sink: CallSink) -> Call:
         """Send one request. Never raises."""
+        sink = Versed(outbound, sink, self.doubt)
         if outbound.method != LISTEN:
             return request_on(self.child, outbound, sink, self.slots)
         if len(self.listens) >= self.max_listens:

@@ -10,16 +10,15 @@ from twisted.logger import Logger
 from mcpguard.config.settings import UpstreamSettings
 from mcpguard.errors import Reason
 from mcpguard.observe.events import Meter, Recorder
-from mcpguard.policy.buckets import Rate
-from mcpguard.protocol.jsonrpc import Bounds
-from mcpguard.upstream.child import ChildBounds
-from mcpguard.upstream.conversation import GATEWAY, CallBounds, Slots
-from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL
-from mcpguard.upstream.crashes import CrashBook, CrashBounds
-from mcpguard.upstream.greeting import greet_legacy, greet_modern
+from mcpguard.protocol.eras import refuses_handshake
+from mcpguard.upstream.conversation import GATEWAY, Conversation, Slots
+from mcpguard.upstream.crashes import CrashBook
+from mcpguard.upstream.doubts import Doubts
+from mcpguard.upstream.greeting import Greeting, greet_legacy, greet_modern
 from mcpguard.upstream.link import (
     Eras,
     Inbox,
+    InitializeRejected,
     Link,
     Message,
     Opening,
@@ -32,7 +31,8 @@ from mcpguard.upstream.shared_child import SharedChild
 from mcpguard.upstream.shared_sessions import SharedSessions
 from mcpguard.upstream.spawning import SignalGroup, program_of, signal_group
 from mcpguard.upstream.stateless_calls import StatelessCalls, StatelessLink
-from mcpguard.upstream.supervision import Supervision, SupervisionBounds
+from mcpguard.upstream.stdio_bounds import CRASH_BOUNDS, MAX_LISTENS, bounds_of
+from mcpguard.upstream.supervision import Supervision
 
 log = Logger()
 
@@ -40,53 +40,12 @@ EVERYBODY = ""
 """Stands for a principal's key where one child serves them all."""
 
 DISCOVER_SECS = 5.0
+DOUBT_SECS = 10.0
+DOUBT_RETRY_SECS = 1.0
 RETRY_SECS = 5.0
 """How soon a server that could not be asked is asked again."""
-GRACE_SECS = 2.0
-MAX_LISTENS = 1000
 MAX_SUBSCRIPTIONS = 1000
 MAX_KEYS = 10_000
-
-JSON_BOUNDS = Bounds(max_depth=200, max_nodes=1_000_000)
-CRASH_BOUNDS = CrashBounds(
-    first_secs=0.5,
-    most_secs=30.0,
-    jitter=0.25,
-    loop=5,
-    window_secs=60.0,
-    cooldown_secs=60.0,
-    healthy_secs=10.0,
-)
-
-
-def bounds_of(settings: UpstreamSettings) -> SupervisionBounds:
-    """Every bound of a stdio upstream: the configured ones, and those nobody needs to turn."""
-    return SupervisionBounds(
-        max_children=settings.max_children,
-        # A burst may fill all seats; afterwards sessions come and go no faster than this.
-        spawn_rate=Rate(per_second=10.0, burst=settings.max_children + 4),
-        idle_secs=settings.idle_timeout_secs,
-        evictable_secs=min(60.0, settings.idle_timeout_secs),
-        sweep_secs=max(0.05, min(15.0, settings.idle_timeout_secs / 4)),
-        chatter_rate=Rate(per_second=20.0, burst=200),
-        chatter_line=2048,
-        child=ChildBounds(
-            max_message=settings.max_message_size,
-            max_unsent=max(settings.max_message_size, 1_048_576),
-            stall_secs=settings.timeout_secs,
-            grace_secs=GRACE_SECS,
-            json=JSON_BOUNDS,
-        ),
-        calls=CallBounds(
-            # Streams and our own requests do not count against max_concurrency.
-            max_pending=settings.max_concurrency + MAX_LISTENS + 100,
-            timeout_secs=settings.timeout_secs,
-            max_timeout_secs=settings.max_timeout_secs,
-            progress_interval=PROGRESS_INTERVAL,
-            progress_burst=PROGRESS_BURST,
-            max_message=settings.max_message_size,
-        ),
-    )
 
 
 class StdioUpstream:
@@ -126,6 +85,13 @@ class StdioUpstream:
             reactor,
             min(DISCOVER_SECS, settings.timeout_secs),
             settings.timeout_secs,
+        )
+        self._doubts = Doubts(
+            settings.name,
+            settings.era,
+            reactor,
+            least_secs=DOUBT_SECS,
+            retry_secs=DOUBT_RETRY_SECS,
         )
         self._slots = Slots(settings.max_concurrency)
         # A pinned handshake era leaves nothing to ask; a stateless one, what the server offers.
@@ -225,7 +191,15 @@ class StdioUpstream:
         isolation = self._settings.isolation or "per_session"
         if isolation == "per_session":
             link = SessionLink(principal_key, inbox, self._supervision, self._slots)
-            return await link.open(params)
+            try:
+                return await link.open(params)
+            except InitializeRejected as rejected:
+                if not refuses_handshake(rejected.error):
+                    raise
+                failure = self._doubt(f"it answers initialize with {rejected.error.get('code')}")
+                if self._settings.era == "auto":
+                    raise failure from rejected
+                raise
         key = EVERYBODY if isolation == "shared" else principal_key
         return await self._sessions_of(key).open(params, inbox)
 
@@ -259,25 +233,64 @@ class StdioUpstream:
             for old, room in list(self._calls.items()):
                 if not room.listens and room.child.vacant:
                     del self._calls[old]
-            found = self._calls[key] = StatelessCalls(self.name, self._slots, MAX_LISTENS)
+            found = self._calls[key] = StatelessCalls(
+                self.name, self._slots, MAX_LISTENS, self._doubt
+            )
             found.child = self._shared_child("calls", key, greet_modern, found)
         return found
 
     def _shared_child(
-        self, kind: str, key: str, greet: Any, residents: SharedSessions | StatelessCalls
+        self, kind: str, key: str, greet: Greeting, residents: SharedSessions | StatelessCalls
     ) -> SharedChild:
         return SharedChild(
             key=f"{kind}:{key}",
             principal_key=key or GATEWAY,
             supervision=self._supervision,
             reactor=self._reactor,
-            greet=greet,
+            greet=self._wary(greet),
             residents=residents,
             max_waiting=self._settings.max_concurrency + MAX_LISTENS,
             persistent=key == EVERYBODY,
         )
 
     # -- asking what the server is ---------------------------------------------------------
+
+    def _wary(self, greet: Greeting) -> Greeting:
+        """A greeting that notices when another server stands behind the command."""
+
+        async def greeting(conversation: Conversation) -> Message:
+            try:
+                return await greet(conversation)
+            except UpstreamFailure as failure:
+                if failure.reason is not Reason.UPSTREAM_ERA:
+                    raise
+                # Once the failure has been dealt with: whoever waits for the child hears first.
+                self._reactor.callLater(0, self._retire)
+                raise self._doubt(failure.detail) from failure
+
+        return greeting
+
+    def _doubt(self, detail: str) -> UpstreamFailure:
+        """Hear that the server does not speak what it was found to speak: ask it again."""
+        ask, failure = self._doubts.raised(detail)
+        if ask and not self._stopped:
+            self._eras = None
+            self._ask()
+        return failure
+
+    def _retire(self) -> None:
+        """Start no more children that would be greeted in an era the server does not speak."""
+        eras = self._eras
+        if eras is None:
+            return
+        rooms: list[dict[str, Any]] = []
+        rooms += [] if eras.legacy else [self._sessions]
+        rooms += [] if eras.modern else [self._calls]
+        for those in rooms:
+            for key, room in list(those.items()):
+                if not room.child.up:
+                    del those[key]
+                    room.stop()
 
     def _ask(self) -> None:
         """Probe the server unless that is under way."""
@@ -303,6 +316,7 @@ class StdioUpstream:
         waiting, self._waiting = self._waiting, []
         if isinstance(outcome, Eras):
             self._eras, self._verified, self._failure = outcome, True, None
+            self._retire()
             self._warm(outcome)
             for one in waiting:
                 if not one.called:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
+from mcpguard.protocol.eras import refuses_handshake
 from mcpguard.protocol.jsonrpc import encode
 from mcpguard.upstream.correlation import Progress, ServerNotification, ServerRequest, Stray
 from mcpguard.upstream.http_call import HttpCall
@@ -188,9 +189,11 @@ class UrlSession(ABC):
             call.sink.notification(message.message)
 
     def error_answers(self, head: Head, message: Message, call: HttpCall) -> bool:
-        """See `http_call.CallLink`."""
-        key = message.get("id")
+        """See `http_call.CallLink`; a server without handshakes may not have read our id."""
+        key, error = message.get("id"), message.get("error")
         ours = type(key) is int and key == call.gid
+        if call is self._handshake and isinstance(error, dict):
+            ours = ours or refuses_handshake(error)
         return ours and may_answer(head) and not self._is_lost(head, message, "")
 
     def refused(self, head: Head, message: Message | None, words: str) -> UpstreamFailure:

@@ -18,6 +18,7 @@ from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.upstream.agent_wire import AgentWire
 from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL, Correlator
+from mcpguard.upstream.doubts import Doubts
 from mcpguard.upstream.egress import VettedEndpoints, connection_pool, egress_agent
 from mcpguard.upstream.http_reader import ReaderBounds
 from mcpguard.upstream.http_remote import HttpBounds, Remote
@@ -52,6 +53,8 @@ BOUNDS = HttpBounds(
     doubt_secs=1.0,
     busy_secs=1.0,
 )
+DOUBT_SECS = 10.0
+DOUBT_RETRY_SECS = 1.0
 VIGIL = VigilBounds(check_secs=15.0, first_retry=1.0, max_retry=30.0)
 
 # What is ours on every request, or would break its framing.
@@ -129,6 +132,7 @@ class UrlUpstream(ABC):
                 progress_burst=PROGRESS_BURST,
             ),
             contact=self._contact,
+            doubt=self._doubt,
         )
         self._vigil = Vigil(
             name=settings.name,
@@ -138,6 +142,13 @@ class UrlUpstream(ABC):
             probe=self._probe,
             reach=self._reach,
             changed=self._changed,
+            doubts=Doubts(
+                settings.name,
+                settings.era,
+                self._clock,
+                least_secs=DOUBT_SECS,
+                retry_secs=DOUBT_RETRY_SECS,
+            ),
             pinned=Eras(legacy=True) if settings.era == "legacy" else None,
         )
         self._keep_sessions = keep_sessions
@@ -190,6 +201,9 @@ class UrlUpstream(ABC):
 
     def _reach(self) -> Deferred[None]:
         return self._wire.reach(self._remote.target.url())
+
+    def _doubt(self, detail: str) -> UpstreamFailure:
+        return self._vigil.doubt(detail)
 
     def _contact(self, failure: UpstreamFailure | None) -> None:
         self._vigil.contact(failure)

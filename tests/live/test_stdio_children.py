@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from mcpguard.errors import Reason
-from mcpguard.upstream import stdio
+from mcpguard.upstream import stdio, stdio_bounds
 from mcpguard.upstream.crashes import CrashBounds
 from mcpguard.upstream.link import UpstreamFailure
 from tests.live.stdio_servers import StdioLiveCase, marked
@@ -93,7 +93,7 @@ class EndTests(StdioLiveCase):
     async def setUp(self) -> None:  # type: ignore[override]
         """Short grace periods."""
         await super().setUp()
-        self.patch(stdio, "GRACE_SECS", 0.5)
+        self.patch(stdio_bounds, "GRACE_SECS", 0.5)
 
     async def timed_stop(self, *ways: str) -> float:
         """How long closing a session with such a child takes."""

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.protocol.eras import DiscoverVerdict, judge_discover
+from mcpguard.protocol.eras import (
+    DiscoverVerdict,
+    judge_discover,
+    refuses_handshake,
+    refuses_version,
+    wants_handshake,
+)
 from mcpguard.protocol.mcp import LEGACY_VERSIONS, MODERN_VERSIONS
 
 MODERN = MODERN_VERSIONS[0]
@@ -85,3 +91,38 @@ class JudgeTests(SynchronousTestCase):
         """No reply breaks it, and only versions we speak come out."""
         verdict = judge_discover(answer)
         self.assertLessEqual(set(verdict.modern), set(MODERN_VERSIONS))
+
+
+class RefutationTests(SynchronousTestCase):
+    """Errors that show that a server does not speak what it was thought to speak."""
+
+    def test_version(self) -> None:
+        """Only -32022 says it, unless it lists that very version."""
+        for data in (None, {}, {"supported": None}, {"supported": ["2025-11-25"]}):
+            self.assertTrue(refuses_version({"code": -32022, "data": data}, MODERN))
+        self.assertFalse(refuses_version({"code": -32022, "data": {"supported": [MODERN]}}, MODERN))
+        for code in (-32601, -32602, -32020, None, "x"):
+            self.assertFalse(refuses_version({"code": code}, MODERN))
+
+    def test_handshake_wanted(self) -> None:
+        """What handshake-era servers say of a request without a session, and nothing like it."""
+        for code, words in (
+            (-32600, "Bad Request: Missing session ID"),
+            (-32000, "Bad Request: No valid session ID provided"),
+            (-32000, "Bad Request: Server not initialized"),
+            (-32600, "Bad Request: Unsupported protocol version: 2026-07-28"),
+            (-32002, "Server has not been initialized"),
+        ):
+            self.assertTrue(wants_handshake({"code": code, "message": words}))
+        for error in (
+            {"code": -32602, "message": "Missing session ID"},
+            {"code": -32600, "message": "Malformed request"},
+            {"code": -32600},
+            {"message": "session"},
+        ):
+            self.assertFalse(wants_handshake(error))
+
+    def test_handshake_refused(self) -> None:
+        """Codes that only stateless servers have, and no such method."""
+        for code, refused in ((-32022, True), (-32020, True), (-32601, True), (-32602, False)):
+            self.assertEqual(refuses_handshake({"code": code}), refused)

@@ -263,6 +263,14 @@ class FailedRenewalTests(RenewalCase):
         self.assertEqual(self.meter.renewals, ["changed"])
         self.assertIs(self.ask(link).reason, Reason.SESSION_NOT_FOUND)
 
+    def test_another_era(self) -> None:
+        """A server that shakes no hands any more: the client's next session finds that out."""
+        _, sink = self.lost()
+        changed = UpstreamFailure(Reason.UPSTREAM_CHANGED, "it does not know initialize", 1.0)
+        self.server.openings[-1].refuse(changed)
+        self.assertIs(sink.reason, Reason.SESSION_NOT_FOUND)
+        self.assertEqual([one.reason for one in self.listener.closings], [sink.reason])
+
     def test_lost_during_the_handshake(self) -> None:
         """A session that dies while it is begun was none."""
         _, sink = self.lost()
