@@ -1,4 +1,5 @@
-"""A server of PyPI's ``mcp`` 2.x with one tool for every feature: stdio, or HTTP with ``--http``.
+"""A server of PyPI's ``mcp`` 2.x with one tool for every feature: stdio, HTTP with ``--http``, or
+HTTP+SSE (which knows the handshake only) with ``--sse``.
 
 Run with the Python of ``.live/mcp2``. Over HTTP it prints the URL it listens on. It serves both
 eras, or with ``--stateless`` only 2026-07-28: by the SDK's own loops of that era, which refuse the
@@ -241,14 +242,14 @@ def stateless_app() -> Starlette:
     return Starlette(routes=[Route("/mcp", entry)], lifespan=entry.lifespan)
 
 
-def serve_http(app: Starlette) -> None:
+def serve_http(path: str, app: Starlette) -> None:
     """Listen on a free port of the loopback interface and say where."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     config = uvicorn.Config(app, log_level="warning")
     listener.listen(256)
-    print(f"listening on http://127.0.0.1:{port}/mcp", flush=True)
+    print(f"listening on http://127.0.0.1:{port}{path}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -262,7 +263,10 @@ if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     ways = set(sys.argv[1:])
     if "--http" in ways:
-        serve_http(stateless_app() if "--stateless" in ways else server.streamable_http_app())
+        app = stateless_app() if "--stateless" in ways else server.streamable_http_app()
+        serve_http("/mcp", app)
+    elif "--sse" in ways:
+        serve_http("/sse", server.sse_app())
     elif "--stateless" in ways:
         anyio.run(serve_stateless_stdio)
     else:
