@@ -86,8 +86,10 @@ def handshake_capabilities(declared: object) -> Message:
     if isinstance(sampling, dict):
         found["sampling"] = _named(sampling, ("context", "tools"))
     if isinstance(elicitation, dict):
+        modes = _named(elicitation, ("form", "url"))
         # One that names no mode means forms, as it did before there was another.
-        found["elicitation"] = _named(elicitation, ("form", "url")) or {"form": {}}
+        if modes or not elicitation.keys() & {"form", "url"}:
+            found["elicitation"] = modes or {"form": {}}
     if isinstance(given.get("roots"), dict):
         found["roots"] = {}
     return found
