@@ -40,7 +40,7 @@ def python(
     return Scenario(
         server=server,
         stays=stays,
-        content={"answer": "?"},
+        content={"answer": f"{who} says ?"},
         asked=frozenset({"elicitation", "sampling", "roots"}),
         roots=(f"file:///srv/{who}",),
         steps=(
@@ -49,7 +49,7 @@ def python(
             *_lists(who),
             *_events(who, first),
             together(10, "echo", "message", who=f"{who} "),
-            *crowd(sessions, 3, "echo", "message", who=f"{who} "),
+            *crowd(sessions, 3, "ask", "question", f"answered: {who} says ", f"{who} "),
         ),
     )
 
@@ -91,15 +91,16 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
 def _questions(who: str) -> tuple[Step, ...]:
     """What the server asks of the client in the course of a call."""
     question = f"Who is {who}?"
-    answered = text(f"answered: {question}")
-    said = f"test-model said: <Why, {who}?>"
+    answered = text(f"answered: {who} says {question}")
+    said = f"answered: {who} says "
+    sampled = f"test-model said: <Why, {who}?>"
     return (
         *_shows(
             "elicitation",
             call("elicitation", "ask", answered, question=question),
-            together(4, "ask", "question", "answered: ", who=f"{who} ", name="asked together"),
+            together(4, "ask", "question", said, who=f"{who} ", name="asked together"),
         ),
-        *_shows("sampling", call("sampling", "sample", text(said), text=f"Why, {who}?")),
+        *_shows("sampling", call("sampling", "sample", text(sampled), text=f"Why, {who}?")),
         *_shows("roots", call("roots", "where", text(f"file:///srv/{who}"))),
     )
 

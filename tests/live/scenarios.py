@@ -46,7 +46,7 @@ class Scenario:
     """The name that the server gives itself."""
     steps: tuple[Step, ...]
     content: Mapping[str, Any]
-    """What the user enters when asked; ``?`` stands for the question."""
+    """What the user enters when asked; a ``?`` in it is the question."""
     asked: frozenset[str]
     """What the server must have asked of the client by the end."""
     roots: tuple[str, ...] = ("file:///srv/data",)

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred, gatherResults
 
-from tests.live.clients_case import PYTHON_SERVER, npm_client, python_client
-from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
+from tests.live.clients_case import npm_client, python_client
+from tests.live.gateway_process import GatewayCase, RunningGateway
 from tests.live.matrix import COLUMNS, ROWS, Gap, Speaker, gaps
+from tests.live.matrix_servers import matrix_servers, server_name
 from tests.live.python_scenario import python
 from tests.live.scenarios import Scenario, Step
-from tests.live.software import HERE, node_modules, python_sdk
+from tests.live.software import node_modules
 
-HANDSHAKE_SERVER = str(HERE / "servers" / "handshake_server.py")
 IDENTITIES = ("amber", "cobalt")
 """One for each client of a row; also the word in all that it sends."""
 CROWD = 3
@@ -45,7 +44,7 @@ class MatrixCase(GatewayCase):
         """Do it all side by side; fails with everything that was not as expected."""
         (row,) = (one for one in ROWS if one.key == self.row)
         gateway = await self.start_gateway(
-            await self.servers(), identities={name: {} for name in IDENTITIES}
+            await matrix_servers(self), identities={name: {} for name in IDENTITIES}
         )
         walks = [
             Walk(
@@ -68,28 +67,11 @@ class MatrixCase(GatewayCase):
             found += [f"{one} in {event}" for one in foreign(event, event.get("identity_id"))]
         self.assertEqual(found, [], "\n".join(found))
 
-    async def servers(self) -> list[dict[str, Any]]:
-        """One of each column."""
-        older = [str(python_sdk(1)), HANDSHAKE_SERVER]
-        newer = [str(python_sdk(2)), PYTHON_SERVER, "--stateless"]
-        urls: list[str] = await gatherResults(
-            [
-                Deferred.fromCoroutine(self.start_http_server(command))
-                for command in ([*older, "--sse"], [*older, "--http"], [*newer, "--http"])
-            ]
-        )
-        return [
-            http("sse-2024", urls[0], transport="sse"),
-            http("http-2025", urls[1]),
-            http("http-2026", urls[2]),
-            stdio("stdio-2025", older),
-            stdio("stdio-2026", newer),
-        ]
-
     def planned(self, column: str, identity: str, number: int) -> Scenario:
         """The scenario of a cell."""
-        server = "python-server" if column.endswith("2026") else "handshake-server"
-        scenario = python(sessions=CROWD, who=identity, first=100 * number, server=server)
+        scenario = python(
+            sessions=CROWD, who=identity, first=100 * number, server=server_name(column)
+        )
         return lacking(scenario, gaps(self.row, column))
 
     def begin(self, gateway: RunningGateway, transport: str, walk: Walk) -> Any:

@@ -36,10 +36,10 @@ export class Heard {
   }
 }
 
-/** What the user enters when asked: the job's content, the question itself where it says ?. */
+/** What the user enters when asked: the job's content, the question itself in place of a ?. */
 export const entered = (job, question) =>
   Object.fromEntries(
-    Object.entries(job.content).map(([name, one]) => [name, one === "?" ? question : one]),
+    Object.entries(job.content).map(([name, one]) => [name, one.replace?.("?", question) ?? one]),
   );
 
 const pause = (seconds) => new Promise((wake) => setTimeout(wake, seconds * 1000));
@@ -132,12 +132,12 @@ const STEPS = {
     );
     return answers;
   },
-  crowd: async ({ connect, job }, step) => {
+  crowd: async ({ connect, job, heard }, step) => {
     const answers = {};
     await Promise.all(
       Array.from({ length: step.count }, async (_, number) => {
         const value = `${step.who ?? ""}session ${number}`;
-        const other = await connect(job, new Heard());
+        const other = await connect(job, heard);
         const mine = [];
         for (let turn = 0; turn < step.rounds; turn++) {
           const args = { ...step.arguments, [step.argument]: `${value} ${turn}` };

@@ -107,8 +107,11 @@ Connect = Callable[[Words, Heard], AbstractAsyncContextManager[Face]]
 
 
 def entered(job: Words, question: str) -> Words:
-    """What the user enters when asked: the job's content, the question itself where it says ?."""
-    return {name: question if one == "?" else one for name, one in job["content"].items()}
+    """What the user enters when asked: the job's content, the question itself in place of a ?."""
+    return {
+        name: one.replace("?", question) if isinstance(one, str) else one
+        for name, one in job["content"].items()
+    }
 
 
 def leaf(error: BaseException) -> BaseException:
@@ -214,7 +217,7 @@ async def _crowd(face: Face, heard: Heard, step: Words, again: Connect, job: Wor
 
     async def one(value: str) -> None:
         mine: list[str] = []
-        async with again(job, Heard()) as other:
+        async with again(job, heard) as other:
             for turn in range(step["rounds"]):
                 arguments = {**step.get("arguments", {}), step["argument"]: f"{value} {turn}"}
                 mine.append((await other.call(step["tool"], arguments))["text"])
