@@ -40,7 +40,8 @@ WRONG_ERA = frozenset({Reason.UPSTREAM_ERA, Reason.UPSTREAM_CHANGED})
 
 def wrong_era() -> UpstreamFailure:
     """The server speaks another era by now than when it was asked."""
-    return UpstreamFailure(Reason.UPSTREAM_ERA, "it refuses the version it was found to speak")
+    detail = "it refuses the version it was found to speak"
+    return UpstreamFailure(Reason.UPSTREAM_CHANGED, detail, 1.0)
 
 
 @frozen

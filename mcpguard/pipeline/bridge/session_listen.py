@@ -261,7 +261,8 @@ class SessionListen:
         """A stream has ended, or was never opened: by an error, a failure, or in order (None)."""
         stop_timer(stream.timer)
         if _is_wrong_era(problem):
-            self._wrong_era(stream)
+            failure = problem if isinstance(problem, UpstreamFailure) else wrong_era()
+            self._wrong_era(stream, failure)
         elif stream is self._opening:
             self._opening = None
             self._not_opened(stream, problem)
@@ -299,11 +300,10 @@ class SessionListen:
         elif self._current is None or self._current.uris != self._wanted.keys():
             self._later()
 
-    def _wrong_era(self, stream: Stream) -> None:
+    def _wrong_era(self, stream: Stream, failure: UpstreamFailure) -> None:
         if stream not in (self._opening, self._current):
             return
         self._off = True
-        failure = wrong_era()
         self._drop_streams()
         waiting, self._waiting = self._waiting, []
         for call in waiting:

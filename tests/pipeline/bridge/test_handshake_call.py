@@ -102,17 +102,20 @@ class AnswerTests(HandshakeCase):
         other, _ = self.call("prompts/get", name="p")
         sink, _ = self.call("tools/call", name="x")
         self.server.last.answer(error={"code": -32022, "message": "no"})
-        self.assertIs(sink.failure.reason, Reason.UPSTREAM_ERA)
-        self.assertEqual([one.reason for one in self.inbox.closings], [Reason.UPSTREAM_ERA])
+        self.assertIs(sink.failure.reason, Reason.UPSTREAM_CHANGED)
+        self.assertEqual([one.reason for one in self.inbox.closings], [Reason.UPSTREAM_CHANGED])
         self.assertIs(other.failure.reason, Reason.UPSTREAM_UNAVAILABLE)
         self.assert_idle()
 
-    def test_era_found_wrong_before(self) -> None:
-        """The same if that was found out before this request was sent."""
-        self.server.failure = UpstreamFailure(Reason.UPSTREAM_ERA)
-        sink, _ = self.call("tools/call", name="x")
-        self.assertIs(sink.failure.reason, Reason.UPSTREAM_ERA)
-        self.assertEqual(len(self.inbox.closings), 1)
+    def test_era_found_wrong_below(self) -> None:
+        """The same if whoever is below has found that out."""
+        for reason in (Reason.UPSTREAM_ERA, Reason.UPSTREAM_CHANGED):
+            self.link = self.open(self.inbox)
+            self.server.failure = UpstreamFailure(reason)
+            sink, _ = self.call("tools/call", name="x")
+            self.assertIs(sink.failure.reason, reason)
+            self.assertIs(self.inbox.closings[-1].reason, reason)
+        self.assertEqual(len(self.inbox.closings), 2)
 
 
 class RoundTests(HandshakeCase):
@@ -331,7 +334,7 @@ class RoundTests(HandshakeCase):
         self.server.last.ask("s", q=FORM)
         self.reply(0, result=ACCEPTED)
         self.server.last.answer(error={"code": -32022, "message": "no"})
-        self.assertIs(sink.failure.reason, Reason.UPSTREAM_ERA)
+        self.assertIs(sink.failure.reason, Reason.UPSTREAM_CHANGED)
 
     def test_failure_in_a_round(self) -> None:
         """A server may fail between two rounds."""

@@ -79,7 +79,7 @@ class OpeningTests(HandshakeCase):
     def test_server_that_cannot_be_asked(self) -> None:
         """No session without knowing what the server offers."""
         self.server.known_eras = Eras(legacy=False, modern=(MODERN,))
-        for code, reason in ((-32022, Reason.UPSTREAM_ERA), (-32603, Reason.UPSTREAM_FAILED)):
+        for code, reason in ((-32022, Reason.UPSTREAM_CHANGED), (-32603, Reason.UPSTREAM_FAILED)):
             opening = Deferred.fromCoroutine(
                 self.sessions.open(self.server.known_eras, "key:alice", {}, ClientInbox(), "")
             )

@@ -1,5 +1,7 @@
 """Tests of `mcpguard.pipeline.bridge.session_listen`: what a session hears of a server."""
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from hypothesis import given, settings
@@ -176,23 +178,25 @@ class StreamTests(ListenCase):
 
     def test_wrong_era(self) -> None:
         """A stream may be the first to find out that the server has changed its era."""
-        for problem in (
-            lambda: self.server.last.answer(error={"code": -32022, "message": "no"}),
-            lambda: self.server.last.sink.failed(UpstreamFailure(Reason.UPSTREAM_ERA)),
-        ):
-            for acknowledged in (False, True):
-                self.link = self.open(self.inbox)
-                self.link.notify("notifications/initialized", None)
-                if acknowledged:
-                    self.server.last.acknowledge()
-                waiting = self.subscribe("demo://a") if not acknowledged else None
-                before = len(self.inbox.closings)
-                problem()
-                self.assertEqual(len(self.inbox.closings), before + 1)
-                self.assertIs(self.inbox.closings[-1].reason, Reason.UPSTREAM_ERA)
-                if waiting is not None:
-                    self.assertIs(waiting.failure.reason, Reason.UPSTREAM_ERA)
-                self.assert_idle()
+        changed, never = Reason.UPSTREAM_CHANGED, Reason.UPSTREAM_ERA
+        ends: tuple[tuple[Reason, Callable[[Exchange], None]], ...] = (
+            (changed, lambda last: last.answer(error={"code": -32022, "message": "no"})),
+            (changed, lambda last: last.sink.failed(UpstreamFailure(changed))),
+            (never, lambda last: last.sink.failed(UpstreamFailure(never))),
+        )
+        for (reason, end), acknowledged in product(ends, (False, True)):
+            self.link = self.open(self.inbox)
+            self.link.notify("notifications/initialized", None)
+            if acknowledged:
+                self.server.last.acknowledge()
+            waiting = None if acknowledged else self.subscribe("demo://a")
+            before = len(self.inbox.closings)
+            end(self.server.last)
+            self.assertEqual(len(self.inbox.closings), before + 1)
+            self.assertIs(self.inbox.closings[-1].reason, reason)
+            if waiting is not None:
+                self.assertIs(waiting.failure.reason, reason)
+            self.assert_idle()
 
     def test_close(self) -> None:
         """Nothing is left of a session that ends, whatever its stream was doing."""
