@@ -164,6 +164,26 @@ class PostTests(SseCase):
         self.say({"jsonrpc": "2.0", "id": sent.message["id"], "result": {}})
         self.assertEqual(len(sink.answers), 1)
 
+    def test_at_once(self) -> None:
+        """A carrier may give the answer while the POST is still being handed to it."""
+        link = self.ready()
+        send = self.wire.send
+        for end in (Sent.end, Sent.lose):
+
+            def at_once(*given: Any, end: Any = end) -> Sent:
+                sent = send(*given)
+                sent.head(200, {"Content-Type": "application/json"})
+                gid = sent.message["id"]
+                sent.receiver.data(b'{"jsonrpc":"2.0","id":%d,"result":{"wrong":1}}' % gid)
+                end(sent)
+                return sent
+
+            self.patch(self.wire, "send", at_once)
+            _, sink, sent = self.ask(link, self.legacy(name="x"))
+            self.assertEqual(sink.ends, 0)
+            self.say({"jsonrpc": "2.0", "id": sent.message["id"], "result": {}})
+            self.assertEqual(sink.answers[0]["result"], {})
+
     def test_broken_before(self) -> None:
         """A POST whose connection breaks may have been carried out, and is not sent again."""
         inbox = Inbox()
