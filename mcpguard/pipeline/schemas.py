@@ -81,6 +81,10 @@ class ToolSchemas:
         if known is not None:
             self._take(known[1], result)
 
+    def forget(self, server: str, path: str, principal_key: str) -> None:
+        """What is known is out of date: whoever needs it next asks the server."""
+        self._known.pop((principal_key, server, path), None)
+
     async def find(self, server: str, path: str, principal_key: str, link: Link, tool: str) -> Any:
         """The input schema of a tool with annotations, asked of the server; None without.
 

@@ -105,6 +105,16 @@ class WaitingTests(SchemaCase):
 class AnswerTests(SchemaCase):
     """What the server may answer."""
 
+    def test_forgotten(self) -> None:
+        """What is out of date for one is asked for again by that one alone."""
+        for who in ("alice", "bob"):
+            self.ask(who=who).link.answer(0, result=page(("query", PLAIN)))
+        self.schemas.forget("server", "", "alice")
+        self.schemas.forget("server", "/nowhere", "alice")
+        asker = self.ask()
+        asker.link.answer(0, result=page(("query", ANNOTATED)))
+        self.assertEqual((asker.found, self.ask(who="bob").found), ([ANNOTATED], [None]))
+
     def test_errors_are_no_list(self) -> None:
         """A server that fails to list its tools is not one without annotations."""
         for error in ({"code": -32603, "message": "no"}, {"code": -32000}):

@@ -58,6 +58,10 @@ class StatelessWay:
         """Take note of a list of tools that passes by."""
         self.schemas.learn(self.inner.name, self.path, self.principal_key, result)
 
+    def forget(self) -> None:
+        """Take note that the tools have changed."""
+        self.schemas.forget(self.inner.name, self.path, self.principal_key)
+
 
 @define(eq=False)
 class BorrowedCall:
@@ -82,13 +86,19 @@ class BorrowedCall:
     async def _send(self) -> None:
         way = self.way
         link = await way.inner.stateless(way.principal_key, way.path)
+        headers: Headers = ()
+        try:
+            if not self._done:
+                headers = await way.headers(self.outbound, link)
+        except Exception:
+            close_quietly(link)
+            raise
         if self._done:
+            # Not before: others may have been waiting for the answer that came on this link.
             close_quietly(link)
             return
         self._link = link
-        outbound = evolve(self.outbound, headers=await way.headers(self.outbound, link))
-        if self._done:
-            return
+        outbound = evolve(self.outbound, headers=headers)
         call = link.request(outbound, self)
         if self._done:
             # Answered already, or given up by what it has said before this returned.

@@ -7,7 +7,7 @@ from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from mcpguard.errors import Reason
+from mcpguard.errors import HEADER_MISMATCH, Reason
 from mcpguard.pipeline.bridge.borrowed_call import BorrowedCall
 from mcpguard.pipeline.dispatch import of_a_request
 from mcpguard.protocol.bridge.handshake import (
@@ -84,6 +84,10 @@ class Asker(Protocol):
         """A call is over."""
         ...
 
+    def forget_tools(self) -> None:
+        """What is known of the server's tools is out of date."""
+        ...
+
     def stray(self, kind: str) -> None:
         """Count a message that belongs to nothing."""
         ...
@@ -120,6 +124,10 @@ class HandshakeCall:
     _state: str | None = field(init=False, default=None)
     _progress: float = field(init=False, default=float("-inf"))
     """The most that any round has reported: progress may not go back."""
+    _sent: Message = field(init=False, factory=dict)
+    """The params of the present round."""
+    _renewed: bool = field(init=False, default=False)
+    """Whether it was sent again with headers by a newer schema."""
     _done: bool = field(init=False, default=False)
 
     def start(self) -> None:
@@ -128,6 +136,7 @@ class HandshakeCall:
         self._send(passed_params(self.outbound.params))
 
     def _send(self, params: Message) -> None:
+        self._sent = params
         call = self._current = self.asker.send(evolve(self.outbound, params=params), self)
         call.send()
 
@@ -173,6 +182,12 @@ class HandshakeCall:
         if isinstance(error, dict):
             if is_wrong_era(error):
                 self._fail(wrong_era())
+            elif error.get("code") == HEADER_MISMATCH and not self._renewed:
+                # The tool has other headers than when it was last listed. A server that says so
+                # has not looked at the call.
+                self._renewed = True
+                self.asker.forget_tools()
+                self._send(self._sent)
             else:
                 self._finish({"error": handshake_error(method, self.outbound.params, error)})
             return

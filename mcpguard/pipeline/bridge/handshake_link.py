@@ -174,8 +174,14 @@ class HandshakeLink:
         """A call is over."""
         self._calls.pop(call, None)
 
+    def forget_tools(self) -> None:
+        """What is known of the server's tools is out of date."""
+        self.way.forget()
+
     def heard(self, message: Message) -> None:
         """A notification for the session."""
+        if message["method"] == "notifications/tools/list_changed":
+            self.way.forget()
         self.inbox.notification(message)
 
     def stray(self, kind: str) -> None:

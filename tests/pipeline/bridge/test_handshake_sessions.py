@@ -247,6 +247,45 @@ class HeaderTests(HandshakeCase):
         self.assertEqual(self.server.last.outbound.headers, (("Mcp-Param-Region", "eu"),))
         self.assertEqual(self.server.schema_lists, 1)
 
+    def test_tool_that_changed(self) -> None:
+        """A server that refuses the headers has other tools by now: they are asked for, once."""
+        sink, _ = self.call("tools/call", name="echo", arguments={"region": "eu"})
+        self.assertEqual(self.server.last.outbound.headers, ())
+        self.server.tools = [ECHO]
+        mismatch = {"code": -32020, "message": "Header mismatch"}
+        self.server.last.answer(error=mismatch)
+        again = self.server.last
+        self.assertEqual(again.outbound.headers, (("Mcp-Param-Region", "eu"),))
+        self.assertEqual(again.params, self.server.exchanges[0].params)
+        again.answer(error=mismatch)
+        self.assertEqual(sink.error["code"], -32603)
+        self.assertEqual((len(self.server.exchanges), self.server.schema_lists), (2, 2))
+        self.assert_idle()
+
+    def test_tools_that_changed(self) -> None:
+        """A server that tells of new tools is asked for them before the next call."""
+        self.call("tools/call", name="echo", arguments={"region": "eu"})
+        self.link.notify("notifications/initialized", None)
+        self.server.last.acknowledge()
+        self.server.tools = [ECHO]
+        self.server.last.note("tools/list_changed")
+        self.call("tools/call", name="echo", arguments={"region": "eu"})
+        self.assertEqual(self.server.last.outbound.headers, (("Mcp-Param-Region", "eu"),))
+
+    def test_one_leaves_while_all_wait(self) -> None:
+        """Who gives up takes nothing from those who wait for the same list."""
+        self.server.slow_lists = []
+        _, first = self.call("tools/call", name="echo")
+        sink, _ = self.call("tools/call", name="echo")
+        first.cancel("enough")
+        (listing,) = self.server.slow_lists
+        self.assertEqual(listing.link.closed, 0)
+        listing.complete(tools=[])
+        self.assertEqual(listing.link.closed, 1)
+        self.server.last.complete()
+        self.assertEqual(sink.result, {})
+        self.assert_idle()
+
     def test_server_that_cannot_list(self) -> None:
         """Without the schema nobody can say which headers are missing: the call fails."""
         self.server.slow_lists = []
