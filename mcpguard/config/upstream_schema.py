@@ -61,9 +61,10 @@ UPSTREAM_KEYS: Mapping[str, Kind[Any]] = {
     "max_concurrency": Integer(1, 100_000),
     "max_message_size": Integer(1024, GIB),
     "era": Choice(("auto", "legacy", "modern")),
+    "bridge": Choice(("translate", "fallback")),
     "restart": Choice(("end", "replay")),
 }
-UPSTREAM_LATER = frozenset({"tls", "bridge"})
+UPSTREAM_LATER = frozenset({"tls"})
 
 SERVER_ENTRY = Table(
     UpstreamSettings,

@@ -85,6 +85,7 @@ class EverythingTests(SynchronousTestCase):
         url = "https://web.example/mcp?x=1"
         headers = {{ Authorization = "Bearer t", X-Team = {{ env = "SECRET" }} }}
         allow_private_networks = true
+        bridge = "fallback"
         [[auth.api_keys]]
         id = "alice"
         key_hash = "{HASH}"
@@ -170,6 +171,7 @@ class EverythingTests(SynchronousTestCase):
             url="https://web.example/mcp?x=1",
             headers={"Authorization": Secret("Bearer t"), "X-Team": hush},
             allow_private_networks=True,
+            bridge="fallback",
         )
         self.assertEqual(settings.upstreams, (single, web))
         identity = IdentityKeys(

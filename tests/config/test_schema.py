@@ -27,7 +27,7 @@ from tests.config.samples import UPSTREAM, problems, read
 
 LATER = {
     "server": ("workers", "tls"),
-    "upstream": ("tls", "bridge"),
+    "upstream": ("tls",),
     "auth": ("jwt", "oauth", "mtls"),
     "rate_limit": ("redis",),
     "audit": (
@@ -110,7 +110,7 @@ class LaterFeatureTests(SynchronousTestCase):
 
     def test_in_servers(self) -> None:
         """Those of an upstream are refused in each of several too."""
-        found = problems('[[upstream.servers]]\nname = "a"\nurl = "http://h/"\nbridge = "off"\n')
+        found = problems('[[upstream.servers]]\nname = "a"\nurl = "http://h/"\ntls = 1\n')
         self.assertIn(
-            "upstream.servers[0].bridge: unknown key: not available in this version (line 4)", found
+            "upstream.servers[0].tls: unknown key: not available in this version (line 4)", found
         )
