@@ -26,7 +26,7 @@ from mcpguard.upstream.renewal_posture import PostureBounds
 MAX_SCHEMA_VIEWS = 1_000
 RENEWAL = RenewalBounds(
     pace=CrashBounds(
-        first_secs=1.0,
+        first_secs=0.5,
         most_secs=60.0,
         jitter=0.25,
         loop=8,
@@ -111,12 +111,12 @@ def served(
                 calls=1_000,
                 calls_per_principal=20,
                 size=67_108_864,
-                size_per_principal=4_194_304,
+                size_per_principal=16_777_216,
                 secs=300.0,
                 rounds=10,
                 questions=20,
             ),
-            residence=ResidenceBounds(waiting=20, waiting_secs=30.0, ping_secs=60.0),
+            residence=ResidenceBounds(waiting=20, waiting_secs=30.0, ping_secs=30.0),
             pace=ListenPace(first_secs=0.5, most_secs=30.0, jitter=0.25),
             gather_secs=0.01,
             listens=10_000,
