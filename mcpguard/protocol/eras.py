@@ -7,12 +7,13 @@ from attrs import field, frozen
 
 from mcpguard.errors import (
     HEADER_MISMATCH,
+    INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     MISSING_CLIENT_CAPABILITY,
     UNSUPPORTED_PROTOCOL_VERSION,
 )
-from mcpguard.protocol.mcp import LEGACY_VERSIONS, MODERN_VERSIONS
+from mcpguard.protocol.mcp import LEGACY_VERSIONS, META_VERSION, MODERN_VERSIONS
 
 _HANDSHAKE_WORDS = ("session", "initializ", "protocol version")
 """What handshake-era servers say to a request that comes without a handshake: "Missing session
@@ -78,9 +79,18 @@ def wants_handshake(error: Mapping[str, Any]) -> bool:
     return error.get("code") in _BEFORE_A_HANDSHAKE and told
 
 
+def wants_metadata(error: Mapping[str, Any]) -> bool:
+    """Whether an error misses the metadata that only stateless requests have, by their name.
+
+    It comes before the version on the reference server's ladder: what a request of a session meets
+    first there.
+    """
+    return error.get("code") == INVALID_PARAMS and META_VERSION in str(error.get("message", ""))
+
+
 def refuses_handshake(error: Mapping[str, Any]) -> bool:
     """Whether an error to ``initialize`` is one that only servers without handshakes give."""
-    return error.get("code") in (
+    return wants_metadata(error) or error.get("code") in (
         UNSUPPORTED_PROTOCOL_VERSION,
         HEADER_MISMATCH,
         MISSING_CLIENT_CAPABILITY,

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
 from mcpguard.errors import INVALID_REQUEST, Reason
-from mcpguard.protocol.eras import refuses_version
+from mcpguard.protocol.eras import refuses_version, wants_metadata
 from mcpguard.upstream.http_call import HttpCall
 from mcpguard.upstream.http_oneway import OneWay
 from mcpguard.upstream.http_remote import GET_HEADERS, POST_HEADERS
@@ -123,8 +123,9 @@ class HttpSession(UrlSession):
     def _is_replaced(self, head: Head, message: Message | None) -> bool:
         """Whether a server answers that does not speak the session's version."""
         error = None if message is None else message.get("error")
-        refused = head.status == 400 and isinstance(error, dict)
-        return refused and refuses_version(error or {}, self._version or "")
+        if head.status != 400 or not isinstance(error, dict):
+            return False
+        return wants_metadata(error) or refuses_version(error, self._version or "")
 
     def _taken(self) -> None:
         if self._doubt is not None:

@@ -12,6 +12,7 @@ from mcpguard.protocol.eras import (
     refuses_handshake,
     refuses_version,
     wants_handshake,
+    wants_metadata,
 )
 from mcpguard.protocol.mcp import LEGACY_VERSIONS, MODERN_VERSIONS
 
@@ -121,6 +122,23 @@ class RefutationTests(SynchronousTestCase):
             {"message": "session"},
         ):
             self.assertFalse(wants_handshake(error))
+
+    def test_metadata_wanted(self) -> None:
+        """The names of the metadata are the sign: PyPI ``mcp`` 2.x says it like this."""
+        words = (
+            "params._meta must be an object carrying the required "
+            "'io.modelcontextprotocol/protocolVersion' and "
+            "'io.modelcontextprotocol/clientCapabilities' envelope keys"
+        )
+        self.assertTrue(wants_metadata({"code": -32602, "message": words}))
+        self.assertTrue(refuses_handshake({"code": -32602, "message": words}))
+        for error in (
+            {"code": -32603, "message": words},
+            {"code": -32602, "message": "protocolVersion is required"},
+            {"code": -32602, "message": "_meta must be an object"},
+            {"code": -32602},
+        ):
+            self.assertFalse(wants_metadata(error))
 
     def test_handshake_refused(self) -> None:
         """Codes that only stateless servers have, and no such method."""

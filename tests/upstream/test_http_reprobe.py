@@ -11,6 +11,10 @@ from tests.upstream.http_doubles import LEGACY, MODERN, HttpCase, Inbox, Sent, S
 OTHERS = {"code": -32022, "message": "m", "data": {"supported": [LEGACY]}}
 NO_SESSION = {"code": -32600, "message": "Bad Request: Missing session ID"}
 NO_HANDSHAKE = {"code": -32022, "message": "m", "data": {"supported": [MODERN]}}
+NO_METADATA = {
+    "code": -32602,
+    "message": "_meta needs io.modelcontextprotocol/protocolVersion",
+}
 
 
 def refuse(sent: Sent, error: dict[str, Any], status: int = 400, id: object = ...) -> None:
@@ -164,6 +168,7 @@ class UpgradeTests(ChangedCase):
         for error, status, id in (
             (NO_HANDSHAKE, 400, ...),
             (NO_HANDSHAKE, 400, None),
+            (NO_METADATA, 400, ...),
             ({"code": -32020, "message": "m"}, 400, "server-error"),
             ({"code": -32601, "message": "m"}, 404, ...),
             ({"code": -32601, "message": "m"}, 200, ...),
@@ -185,7 +190,7 @@ class UpgradeTests(ChangedCase):
 
     def test_in_a_session(self) -> None:
         """A session whose version the server does not speak any more is over, and it is asked."""
-        for session_id in ("s1", None):
+        for session_id, error in (("s1", NO_HANDSHAKE), (None, NO_HANDSHAKE), ("s1", NO_METADATA)):
             inbox = Inbox()
             opening = self.opening(inbox)
             headers = {} if session_id is None else {"Mcp-Session-Id": session_id}
@@ -193,7 +198,7 @@ class UpgradeTests(ChangedCase):
             link = self.successResultOf(opening).link
             asked = self.questions
             _, sink, sent = self.ask(link, self.legacy(name="x"))
-            refuse(sent, NO_HANDSHAKE)
+            refuse(sent, error)
             self.assertIs(sink.reason, Reason.SESSION_NOT_FOUND)
             self.assertEqual(len(inbox.closings), 1)
             self.assertEqual(self.questions, asked + 1)
