@@ -95,7 +95,6 @@ class RenewingLink:
     _number: int = field(init=False, default=0)
     _begun_at: float = field(init=False, default=0.0)
     _crashes: Crashes | None = field(init=False, default=None)
-    _lost: UpstreamFailure | None = field(init=False, default=None)
     _over: UpstreamFailure | None = field(init=False, default=None)
     _waiting: list[Attempt] = field(init=False, factory=list)
     _running: dict[Attempt, None] = field(init=False, factory=dict)
@@ -297,7 +296,7 @@ class RenewingLink:
 
     def _detach(self, failure: UpstreamFailure) -> None:
         """The server's session is lost: note it, and renew it at once if somebody listens."""
-        self._line, self._lost = None, failure
+        self._line = None
         log.info("{name}: a session was lost: {why}", name=self.all.inner.name, why=failure.detail)
         self._book(self.all.clock.seconds() - self._begun_at)
         if self._listening():
@@ -316,12 +315,8 @@ class RenewingLink:
             return
         pause = 0.0 if self._crashes is None else self._crashes.wait(self.all.clock.seconds())
         if pause > 0.0 and self._waiting:
-            # The cause of the last failure is true still; who asks again in time is served.
-            lost = self._lost
-            reason = Reason.UPSTREAM_UNAVAILABLE if lost is None else lost.reason
-            if reason is Reason.SESSION_NOT_FOUND:
-                reason = Reason.UPSTREAM_UNAVAILABLE
-            self._fail_waiting(UpstreamFailure(reason, "the session was just lost", pause))
+            detail = "the session was just lost again"
+            self._fail_waiting(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, detail, pause))
             return
         # In a turn of its own: the lost link is still telling its other requests.
         when = max(delay, pause)
@@ -365,7 +360,6 @@ class RenewingLink:
             self.inbox.closed(failure)
             return
         self.all.count("failed")
-        self._lost = failure
         self._book(0.0)
         self._fail_waiting(failure)
 

@@ -99,10 +99,21 @@ class GatewayCase(LiveCase):
             },
             **sections,
         }
-        config = directory / "mcp-guard.toml"
-        config.write_text(tomlkit.dumps(settings))
+        (directory / "mcp-guard.toml").write_text(tomlkit.dumps(settings))
+        return await self._launch(directory, keys, mark, port=0)
+
+    async def start_again(self, gateway: RunningGateway) -> RunningGateway:
+        """Another life of a gateway that was stopped, with its configuration, keys and port."""
+        self.assertTrue(gateway.stopping)
+        port = int(gateway.base.rpartition(":")[2])
+        return await self._launch(gateway.audit_file.parent, gateway.keys, gateway.mark, port=port)
+
+    async def _launch(
+        self, directory: Path, keys: dict[str, str], mark: str, *, port: int
+    ) -> RunningGateway:
+        config = str(directory / "mcp-guard.toml")
         program = self.start(
-            [sys.executable, "-m", "mcpguard", "-v", "-c", str(config), "run", "--port", "0"],
+            [sys.executable, "-m", "mcpguard", "-v", "-c", config, "run", "--port", str(port)],
             env={MARK: mark, "PYTHONPATH": str(REPOSITORY)},
             cwd=str(directory),
             name="gateway",

@@ -209,7 +209,7 @@ class FailedRenewalTests(RenewalCase):
         for count in range(2, 5):
             self.server.openings[-1].refuse(down)
             sink = self.ask(link)
-            self.assertIs(sink.reason, Reason.UPSTREAM_TIMEOUT)
+            self.assertIs(sink.reason, Reason.UPSTREAM_UNAVAILABLE)
             self.clock.advance(0)
             self.assertEqual(len(self.server.openings), count)
             assert sink.retry_after is not None
