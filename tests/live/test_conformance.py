@@ -4,6 +4,8 @@ What must pass is all that a version of the protocol requires, and all else the 
 exception stands in a table, with its reason; one that passes after all fails the test too.
 """
 
+from typing import ClassVar
+
 from tests.live.conformance_case import (
     NEWEST_SESSIONS,
     OLD,
@@ -53,3 +55,52 @@ class SameEraTests(ConformanceCase):
         )
         await self.check_gateway(gateway, "sessions", {OLD: {}, NEWEST_SESSIONS: {}})
         await self.check_gateway(gateway, "stateless", {STATELESS: TASKS})
+
+
+class SessionsBeforeStatelessTests(ConformanceCase):
+    """Clients with sessions before a server without: the gateway keeps the sessions."""
+
+    async def test_http(self) -> None:
+        """All passes over an HTTP upstream."""
+        gateway = await self.start_gateway([http("conformance", await self.over_http("modern"))])
+        await self.check_gateway(gateway, "conformance", {OLD: {}, NEWEST_SESSIONS: {}})
+
+    async def test_stdio(self) -> None:
+        """All passes over a stdio upstream.
+
+        One run only: while two calls of a shared child want log messages, nobody can tell whose
+        they are, and the gateway drops them.
+        """
+        gateway = await self.start_gateway([stdio("conformance", self.command("--era", "modern"))])
+        await self.check_gateway(gateway, "conformance", {NEWEST_SESSIONS: {}})
+
+
+class StatelessBeforeSessionsTests(ConformanceCase):
+    """Clients without sessions before a server with: the gateway has sessions for them."""
+
+    exceptions: ClassVar[Exceptions] = {
+        **TASKS,
+        "input-required-result-basic-elicitation:sep-2322-elicitation-incomplete": (
+            "wants the question under the server's own name, and in a session it has none"
+        ),
+        "input-required-result-multiple-input-requests:sep-2322-multiple-inputs-incomplete": (
+            "wants three questions at once, and in a session the server asks one after the other"
+        ),
+        "input-required-result-ignore-extra-params:sep-2322-ignore-unexpected-params": (
+            "answers before it is asked, and in a session no call waits for that"
+        ),
+    }
+
+    async def test_http(self) -> None:
+        """All passes over an HTTP upstream but what sessions have not got."""
+        gateway = await self.start_gateway([http("conformance", await self.over_http("legacy"))])
+        await self.check_gateway(gateway, "conformance", {STATELESS: self.exceptions})
+
+    async def test_stdio(self) -> None:
+        """All passes over a stdio upstream but what sessions have not got.
+
+        The suite waits half a second for some answers, so a new child must start at once.
+        """
+        forked = await self.prefork(SERVER)
+        gateway = await self.start_gateway([stdio("conformance", [*forked, "--era", "legacy"])])
+        await self.check_gateway(gateway, "conformance", {STATELESS: self.exceptions})

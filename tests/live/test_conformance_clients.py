@@ -10,29 +10,25 @@ with. They are not started; nor are those of the skills extension, which the SDK
 
 import json
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.conformance_case import CLIENT, SCENARIO_MS, SUITE_SECS, ConformanceCase
-from tests.live.gateway_process import RunningGateway, http
-from tests.live.processes import free_port
+from tests.live.gateway_process import http
 from tests.live.software import conformance
 
-SESSIONS = (
-    "2025-11-25",
-    (
+WANTED: Mapping[str, tuple[str, ...]] = {
+    "2025-11-25": (
         "initialize",
         "tools_call",
         "elicitation-sep1034-client-defaults",
         "sse-retry",
         "json-schema-2020-12-preservation",
     ),
-)
-STATELESS = (
-    "2026-07-28",
-    (
+    "2026-07-28": (
         "tools_call",
         "request-metadata",
         "sep-2322-client-request-state",
@@ -42,7 +38,7 @@ STATELESS = (
         "json-schema-ref-no-deref",
         "json-schema-2020-12-preservation",
     ),
-)
+}
 """All that have to do with the wire, by version."""
 LEFT_OUT = "case $MCP_CONFORMANCE_SCENARIO in auth/*) exit ;; esac;"
 """In the words of the shell that the suite gives the client's command to."""
@@ -61,20 +57,15 @@ server sees the gateway's first questions, too, and each is checked."""
 class ClientModeTests(ConformanceCase):
     """The suite's servers, before a client of PyPI's ``mcp`` 2.x and before the gateway."""
 
-    async def said(
-        self, version: str, command: list[str], routes: Mapping[str, object], token: str
-    ) -> Said:
-        """Run the suite's servers of a version; without routes the client goes to them itself."""
+    async def said(self, version: str, command: list[str], through: Mapping[str, str]) -> Said:
+        """Run the suite's servers of a version; ``through`` tells the client of the gateway."""
         output = Path(self.mktemp()).absolute()
-        through = {"CONFORMANCE_ROUTES": json.dumps(routes), "CONFORMANCE_TOKEN": token}
         argv = [
             *(*conformance(), "client", "--command", f"{LEFT_OUT} exec {' '.join(command)}"),
             *("--requirements", version, "--timeout", str(SCENARIO_MS)),
             *("--output-dir", str(output)),
         ]
-        status, _, err = await self.run_program(
-            argv, seconds=SUITE_SECS, env=through if routes else {}
-        )
+        status, _, err = await self.run_program(argv, seconds=SUITE_SECS, env=through)
         self.assertIn(status, (0, 1), err)  # 1: the scenarios left out have failed
         found = {}
         for file in output.glob("*/checks.json"):
@@ -85,48 +76,59 @@ class ClientModeTests(ConformanceCase):
             )
         return found
 
-    def route(self, gateway: RunningGateway, port: int, number: int) -> dict[str, object]:
-        """How the client reaches a scenario, and the gateway the suite."""
-        return {"url": gateway.url(f"scenario-{number}"), "port": port}
+    def reserved_port(self) -> int:
+        """A port that nobody else is given; the client may listen there meanwhile."""
+        held = socket.socket()
+        self.addCleanup(held.close)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        number: int = held.getsockname()[1]
+        return number
+
+    async def meet(self, meeting: Path, servers: Mapping[int, str]) -> None:
+        """Start the gateway before the servers, given by port, once all of them listen."""
+        await self.until(
+            lambda: all((meeting / str(port)).exists() for port in servers),
+            SUITE_SECS,
+            "the suite's servers",
+        )
+        gateway = await self.start_gateway(
+            [
+                http(
+                    f"scenario-{port}",
+                    f"http://127.0.0.1:{port}/mcp",
+                    era="modern" if name in PINNED else "auto",
+                )
+                for port, name in servers.items()
+            ]
+        )
+        told = {"url": gateway.url("scenario-"), "key": gateway.keys["tester"]}
+        (meeting / "written").write_text(json.dumps(told))
+        (meeting / "written").rename(meeting / "gateway")
 
     async def test_same_as_direct(self) -> None:
         """What the suite says of the gateway is what it says of the client alone: all is well."""
         command = await self.prefork(CLIENT)
-        wanted = [(version, name) for version, names in (SESSIONS, STATELESS) for name in names]
-        ports = [free_port() for _ in wanted]
-        gateway = await self.start_gateway(
-            [
-                http(
-                    f"scenario-{number}",
-                    f"http://127.0.0.1:{port}/mcp",
-                    era="modern" if name in PINNED else "auto",
-                )
-                for number, ((_, name), port) in enumerate(zip(wanted, ports, strict=True))
-            ]
-        )
-        routes = {
-            (version, name): self.route(gateway, port, number)
-            for number, ((version, name), port) in enumerate(zip(wanted, ports, strict=True))
-        }
-        runs = [
-            Deferred.fromCoroutine(
-                self.said(
-                    version,
-                    command,
-                    {name: routes[version, name] for name in names} if through else {},
-                    gateway.keys["tester"],
-                )
-            )
-            for version, names in (SESSIONS, STATELESS)
-            for through in (False, True)
-        ]
-        results = await gatherResults(runs)
+        meeting = Path(self.mktemp()).absolute()
+        meeting.mkdir()
+        servers: dict[int, str] = {}
+        running = []
+        for version, names in WANTED.items():
+            ports = {name: self.reserved_port() for name in names}
+            servers |= {port: name for name, port in ports.items()}
+            through = {
+                "CONFORMANCE_PORTS": json.dumps(ports),
+                "CONFORMANCE_MEETING": str(meeting),
+            }
+            running += [self.said(version, command, {}), self.said(version, command, through)]
+        results = gatherResults([Deferred.fromCoroutine(one) for one in running])
+        await self.meet(meeting, servers)
+        found = iter(await results)
         complaints = []
-        for index, (version, names) in enumerate((SESSIONS, STATELESS)):
-            direct, through = results[2 * index], results[2 * index + 1]
+        for (version, names), direct, by_gateway in zip(WANTED.items(), found, found, strict=True):
             for name in names:
                 bad = [one for one in direct[name] if one[2] not in ("SUCCESS", "SKIPPED")]
                 complaints += [f"{version} {name} direct: {one}" for one in bad]
-                if odd := direct[name] ^ through[name]:
+                if odd := direct[name] ^ by_gateway[name]:
                     complaints.append(f"{version} {name} by the gateway: {sorted(odd)}")
         self.assertEqual(complaints, [], "\n".join(complaints))

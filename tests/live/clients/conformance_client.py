@@ -1,9 +1,11 @@
 """The client that the official conformance suite tests, on PyPI's ``mcp`` 2.x.
 
 Run with the Python of ``.live/mcp2`` by the suite, which names the scenario and the version of the
-protocol in the environment, and its server as the argument. ``CONFORMANCE_ROUTES``, an object of
-``{"url": ..., "port": ...}`` by scenario, leads it through a gateway instead: the gateway has one
-server for each scenario, at that port, which this program passes on to the suite's.
+protocol in the environment, and its server as the argument. With ``CONFORMANCE_PORTS``, an object
+of numbers by scenario, it goes through a gateway instead, which has a server at each of these
+ports: this program passes that on to the suite's. The gateway is started once all are there, as
+files named like the ports in the directory ``CONFORMANCE_MEETING`` say, and then ``gateway`` in
+there has its ``url`` (to which the port belongs) and its ``key``.
 """
 
 import json
@@ -26,6 +28,7 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
 SECONDS = 15
+POLL_SECS = 0.05
 FIRST_STATELESS = "2026-07-28"
 Scenario = Callable[[Client], Awaitable[None]]
 
@@ -125,6 +128,16 @@ async def passed_on(port: int, url: str) -> AsyncIterator[None]:
         group.cancel_scope.cancel()
 
 
+async def meet(port: int) -> dict[str, str]:
+    """Tell that the port is there; what there is to know of the gateway once it runs."""
+    meeting = anyio.Path(os.environ["CONFORMANCE_MEETING"])
+    await (meeting / str(port)).touch()
+    while not await (meeting / "gateway").exists():
+        await anyio.sleep(POLL_SECS)
+    found: dict[str, str] = json.loads(await (meeting / "gateway").read_text())
+    return found
+
+
 async def play(scenario: Scenario, url: str, key: str | None) -> None:
     """Connect by the version's own means and do what the scenario needs."""
     version = os.environ["MCP_CONFORMANCE_PROTOCOL_VERSION"]
@@ -147,12 +160,13 @@ async def run(url: str) -> None:
     if name not in SCENARIOS:
         return
     with anyio.fail_after(SECONDS):
-        if "CONFORMANCE_ROUTES" not in os.environ:
+        if "CONFORMANCE_PORTS" not in os.environ:
             await play(SCENARIOS[name], url, None)
             return
-        route = json.loads(os.environ["CONFORMANCE_ROUTES"])[name]
-        async with passed_on(route["port"], url):
-            await play(SCENARIOS[name], route["url"], os.environ["CONFORMANCE_TOKEN"])
+        port = json.loads(os.environ["CONFORMANCE_PORTS"])[name]
+        async with passed_on(port, url):
+            gateway = await meet(port)
+            await play(SCENARIOS[name], f"{gateway['url']}{port}", gateway["key"])
 
 
 def main(arguments: list[str]) -> None:
