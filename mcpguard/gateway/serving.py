@@ -119,6 +119,7 @@ def served(
             residence=ResidenceBounds(waiting=20, waiting_secs=30.0, ping_secs=30.0),
             pace=ListenPace(first_secs=0.5, most_secs=30.0, jitter=0.25),
             gather_secs=0.01,
+            linger_secs=0.05,
             listens=10_000,
         ),
     )

@@ -44,6 +44,11 @@ class Lodger(Protocol):
         ...
 
     @property
+    def hears_logs(self) -> bool:
+        """Whether a log message of no known request may be its own."""
+        ...
+
+    @property
     def under_way(self) -> bool:
         """Whether the server works on it."""
         ...

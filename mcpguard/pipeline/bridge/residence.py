@@ -265,7 +265,7 @@ class Residence:
 
     def _logged(self, message: Message) -> None:
         """Nobody says whose it is, so it is somebody's only if just one wants any."""
-        readers = [one for one in self._lodgers if one.under_way and one.log_level is not None]
+        readers = [one for one in self._lodgers if one.hears_logs]
         if len(readers) == 1:
             readers[0].log(message)
         else:

@@ -64,6 +64,8 @@ class StatelessCall:
     clock: IReactorTime
     gather_secs: float
     """Questions that come within this after another are put to the client together."""
+    linger_secs: float
+    """Log messages that come within this after the answer still count as the call's; 0: none."""
     path: str
     outbound: Outbound
     """As it came from the client."""
@@ -77,6 +79,7 @@ class StatelessCall:
     _questions: int = field(init=False, default=0)
     _rounds: int = field(init=False, default=0)
     _gathering: IDelayedCall | None = field(init=False, default=None)
+    _lingering: IDelayedCall | None = field(init=False, default=None)
     _token: str | None = field(init=False, default=None)
     _kept: Message | UpstreamFailure | None = field(init=False, default=None)
     _kept_size: int = field(init=False, default=0)
@@ -186,7 +189,11 @@ class StatelessCall:
     def ended(self, outcome: Message | UpstreamFailure) -> None:
         """See `errand.Client`: for the client at once, or kept for its next round."""
         if self._round is not None:
-            self._deliver(outcome)
+            if self.log_level is None or not self.linger_secs:
+                self._deliver(outcome)
+            else:
+                self._kept = outcome
+                self._lingering = self.clock.callLater(self.linger_secs, self.ready)
             return
         if not isinstance(outcome, UpstreamFailure):
             size = len(encode(outcome))
@@ -202,6 +209,11 @@ class StatelessCall:
     def log_level(self) -> int | None:
         """See `lodging.Lodger`: as its latest round said."""
         return self._opened.log_level
+
+    @property
+    def hears_logs(self) -> bool:
+        """See `lodging.Lodger`."""
+        return self.log_level is not None and (self.under_way or self._lingering is not None)
 
     @property
     def under_way(self) -> bool:
@@ -253,7 +265,10 @@ class StatelessCall:
         self._asked.clear()
         stop_timer(self._gathering)
         self._gathering = None
-        self.errand.lost(failure)
+        if self._lingering is not None:
+            self.ready()
+        else:
+            self.errand.lost(failure)
 
     # -- parking ---------------------------------------------------------------------------
 
@@ -327,7 +342,8 @@ class StatelessCall:
         self._over = True
         self._round = None
         stop_timer(self._gathering)
-        self._gathering = None
+        stop_timer(self._lingering)
+        self._gathering = self._lingering = None
         if self._token is not None:
             self.lot.leave(self._token)
             self._token = None

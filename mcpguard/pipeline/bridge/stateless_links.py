@@ -39,6 +39,9 @@ class StatelessBounds:
     pace: ListenPace
     gather_secs: float
     """Questions that come within this after another are put to a client together."""
+    linger_secs: float
+    """How long the answer to a request that wants log messages waits for those that its server
+    sent before, on another stream (Streamable HTTP)."""
     listens: int
     """Open at once, of all principals."""
 
@@ -98,7 +101,13 @@ class StatelessLinks:
         if state is not None:
             return self._resume(state, path, outbound, sink)
         call = StatelessCall(
-            self.lot, self.clock, self.bounds.gather_secs, path, outbound, self._call_over
+            self.lot,
+            self.clock,
+            self.bounds.gather_secs,
+            self.bounds.linger_secs if self.inner.transport == "http" else 0.0,
+            path,
+            outbound,
+            self._call_over,
         )
         self._calls[call] = None
         return call.begin(self.residences, sink)

@@ -41,6 +41,7 @@ BOUNDS = StatelessBounds(
     residence=ResidenceBounds(waiting=2, waiting_secs=30.0, ping_secs=30.0),
     pace=ListenPace(first_secs=1.0, most_secs=60.0, jitter=0.5),
     gather_secs=0.02,
+    linger_secs=0.05,
     listens=3,
 )
 

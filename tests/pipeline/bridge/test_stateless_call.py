@@ -351,6 +351,35 @@ class ToldTests(SynchronousTestCase):
         dropped = [labels["kind"] for _, labels in self.rig.meter.counts]
         self.assertEqual(dropped, ["log", "log"])
 
+    def test_on_another_stream(self) -> None:
+        """Over HTTP a message may come right after the answer that it was sent before."""
+        self.rig.upstream.transport = "http"
+        first, plain = self.rig.call(meta={LOG_LEVEL: "info"}), self.rig.call()
+        for number in (1, 2):
+            self.rig.link().answer(number, result={})
+        self.assertEqual((first.over, plain.over), (False, True))
+        self.log("error")
+        self.rig.clock.advance(0.05)
+        self.log("error")
+        self.assertEqual(len(first.notifications), 1)
+        self.assertEqual(first.result["resultType"], "complete")
+        self.assertEqual(self.rig.pool.sessions[0].in_use, 0)
+
+    def test_end_on_another_stream(self) -> None:
+        """Who leaves meanwhile gets nothing; when the session ends there is nothing to wait for."""
+        self.rig.upstream.transport = "http"
+        leaves = self.rig.call(meta={LOG_LEVEL: "info"})
+        stays = self.rig.call(meta={LOG_LEVEL: "info"})
+        for number in (1, 2):
+            self.rig.link().answer(number, result={})
+        assert leaves.call is not None
+        leaves.call.cancel("closed")
+        self.rig.upstream.inboxes[0].closed(GONE)
+        self.assertEqual(stays.result["resultType"], "complete")
+        self.rig.clock.advance(1)
+        self.assertEqual((leaves.over, self.rig.clock.getDelayedCalls()), (False, []))
+        self.assertEqual(len(self.rig.upstream.links), 1)
+
     def test_unknown_notifications(self) -> None:
         """What nobody knows is counted, what the stateless era has no use for is passed over."""
         self.rig.call()
