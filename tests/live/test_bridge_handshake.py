@@ -26,9 +26,9 @@ STATELESS = [*DEMO, "--era", "modern"]
 """The bundled server as one that knows 2026-07-28 only."""
 PATH = {"PYTHONPATH": str(REPOSITORY)}
 CLIENTS: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "PyPI 1.x": (lambda: python_client(1), ""),
-    "PyPI 2.x": (lambda: python_client(2), "legacy"),
-    "npm 1.x": (lambda: npm_client("npm_sdk"), ""),
+    "pypi-1": (lambda: python_client(1), ""),
+    "pypi-2": (lambda: python_client(2), "legacy"),
+    "npm-1": (lambda: npm_client("npm_sdk"), ""),
 }
 """How each is started, and its own word for the way of use."""
 
@@ -39,8 +39,10 @@ class HandshakeClientTests(ClientCase):
     async def test_all(self) -> None:
         """Every feature works, and each client sees a server of its own era."""
         url = await self.start_http_server([*STATELESS, "--http"], env=PATH)
+        # Log lines over stdio do not say whose they are: who shares a child may not hear them.
+        own_child = stdio("demo", STATELESS, env=PATH, isolation="per_principal")
         gateway = await self.start_gateway(
-            [stdio("demo", STATELESS, env=PATH), http("demo-http", url)]
+            [own_child, http("demo-http", url)], identities={name: {} for name in CLIENTS}
         )
         planned = {name: scenarios.demo(sessions=0) for name in ("demo", "demo-http")}
         modules = {"LIVE_NODE_MODULES": str(node_modules())}
@@ -48,7 +50,7 @@ class HandshakeClientTests(ClientCase):
         async def run(name: str) -> list[str]:
             command, mode = CLIENTS[name]
             jobs = {
-                server: one.job(gateway.url(server), gateway.keys["tester"], mode)
+                server: one.job(gateway.url(server), gateway.keys[name], mode)
                 for server, one in planned.items()
             }
             program = self.start_client(command(), jobs, env=modules)
