@@ -6,6 +6,8 @@ exception stands in a table, with its reason; one that passes after all fails th
 
 from typing import ClassVar
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from tests.live.conformance_case import (
     NEWEST_SESSIONS,
     OLD,
@@ -13,6 +15,7 @@ from tests.live.conformance_case import (
     STATELESS,
     ConformanceCase,
     Exceptions,
+    Findings,
 )
 from tests.live.gateway_process import http, stdio
 
@@ -31,6 +34,31 @@ TASKS: Exceptions = dict.fromkeys(
     "an extension that the SDK under the server has not got",
 )
 """None of them is required."""
+
+
+class FindingsTests(SynchronousTestCase):
+    """What counts as a failure."""
+
+    def complaints(self, exceptions: Exceptions) -> list[str]:
+        """About a run in which a check of ``b`` failed and ``c`` is missing."""
+        findings = Findings({"b:one": "no luck"}, frozenset("ab"), 0, "the story")
+        return findings.complaints(frozenset("abc"), exceptions)
+
+    def test_failures(self) -> None:
+        """A failed check and a scenario that was not run."""
+        self.assertEqual(self.complaints({}), ["c: was not run", "b:one: no luck"])
+
+    def test_exceptions(self) -> None:
+        """A check or its scenario may be excepted; an exception that passes is a failure."""
+        for name in ("b", "b:one"):
+            self.assertEqual(self.complaints({name: "known"}), ["c: was not run"])
+        stale = "a is an exception but passes"
+        self.assertEqual(self.complaints({"b": "known", "a": "known"})[1:], [stale])
+
+    def test_status(self) -> None:
+        """A bad exit status that no check explains."""
+        findings = Findings({}, frozenset("a"), 1, "the story")
+        self.assertEqual(findings.complaints(frozenset("a"), {}), ["the story"])
 
 
 class SameEraTests(ConformanceCase):
