@@ -17,7 +17,8 @@ from mcpguard.observe.audit.rendering import FIELDS
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS
 from mcpguard.observe.events import EVENT_TYPES
 from mcpguard.observe.metrics import BUCKETS, FURTHER, Metrics
-from tests.live import matrix
+from tests.config.samples import SESSION_KEY
+from tests.live import matrix, test_conformance
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -84,7 +85,7 @@ class ConfigurationTests(SynchronousTestCase):
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         secret = folder / "secret"
-        secret.write_text("secret")
+        secret.write_text(SESSION_KEY)
         secret.chmod(0o600)
         text = re.sub(r'\{ file = "[^"]+" \}', f'{{ file = "{secret}" }}', text)
         # The directories of an example need not exist where the test runs.
@@ -221,6 +222,15 @@ class FactTests(SynchronousTestCase):
             self.assertIn(f"| {feature} |", page)
         for gap in matrix.GAPS:
             self.assertIn(gap.feature, matrix.FEATURES)
+
+    def test_conformance(self) -> None:
+        """The page has each exception from the official suite, with its reason."""
+        page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+        rows = dict(re.findall(r"(?m)^\| `([\w:*-]+)` \| (.+) \|$", page))
+        exceptions = test_conformance.StatelessBeforeSessionsTests.exceptions
+        for scenario, reason in exceptions.items():
+            name = "tasks-*" if scenario.startswith("tasks-") else scenario
+            self.assertTrue(rows[name].startswith(reason), scenario)
 
     def test_members(self) -> None:
         """Each fixed member of an audit line is explained."""

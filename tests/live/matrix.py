@@ -66,6 +66,15 @@ class Gap:
     """Words of the error that the client's user sees instead, in place of a result."""
 
 
+@frozen
+class Limit:
+    """What holds for features that cells do have."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    reason: str
+
+
 ROWS = (
     Row(
         "2024",
@@ -116,6 +125,31 @@ COLUMNS = (
 
 GAPS: tuple[Gap, ...] = ()
 
+LOGS_ALONE = {"stdio-2026": "anybody", "sse-2024": "itself", "stdio-2025": "itself"}
+"""Servers before which a stateless call hears no log messages while another one wants some: one of
+anybody's, or of the identity's own."""
+
+LIMITS = (
+    Limit(
+        ("2024", "2025", "2026", "both"),
+        ("stdio-2026",),
+        "Log messages are heard while no other call on the same process wants any: nothing in them"
+        ' says whose they are. With `isolation = "per_principal"` that is no other call of the'
+        " identity's own.",
+    ),
+    Limit(
+        ("2026", "both"),
+        ("sse-2024", "stdio-2025"),
+        "Log messages are heard while no other call of the same identity wants any: its calls share"
+        " a session, and nothing in them says whose they are.",
+    ),
+    Limit(
+        ("2026", "both"),
+        ("sse-2024", "http-2025", "stdio-2025"),
+        "While its client is being asked something, a call hears no progress and no log messages.",
+    ),
+)
+
 
 def gaps(row: str, column: str) -> dict[str, Gap]:
     """What a cell lacks, by feature."""
@@ -124,15 +158,11 @@ def gaps(row: str, column: str) -> dict[str, Gap]:
 
 def table() -> str:
     """The matrix in Markdown, with the reasons below, as the page has it."""
-    reasons: list[str] = []
-    rows = [
-        [row.title]
-        + [_cell(list(gaps(row.key, column.key).values()), reasons) for column in COLUMNS]
-        for row in ROWS
-    ]
-    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    reasons = list(dict.fromkeys([gap.reason for gap in GAPS] + [one.reason for one in LIMITS]))
+    rows = [[row.title, *(_cell(row.key, one.key, reasons) for one in COLUMNS)] for row in ROWS]
     matrix = _markdown(["client \\ server", *(column.title for column in COLUMNS)], rows)
-    return matrix + "".join(f"{line}\n" for line in ["", *notes] if notes)
+    notes = [f"{number}. {reason}\n" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([matrix, "".join(notes)])
 
 
 def cast() -> str:
@@ -149,12 +179,17 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(lacking: Sequence[Gap], reasons: list[str]) -> str:
-    """One cell: ``all``, or what it lacks with the numbers of the reasons."""
+def _cell(row: str, column: str, reasons: Sequence[str]) -> str:
+    """One cell: ``all``, or what it lacks; with the numbers of the reasons."""
     parts = []
+    lacking = gaps(row, column).values()
     for reason, same in groupby(lacking, lambda gap: gap.reason):
-        if reason not in reasons:
-            reasons.append(reason)
         words = ", ".join(gap.feature for gap in same)
         parts.append(f"{words} ({reasons.index(reason) + 1})")
-    return f"all but {'; '.join(parts)}" if parts else "all"
+    limits = [
+        str(reasons.index(one.reason) + 1)
+        for one in LIMITS
+        if row in one.rows and column in one.columns
+    ]
+    number = f" ({', '.join(limits)})" if limits else ""
+    return f"all{number} but {'; '.join(parts)}" if parts else f"all{number}"

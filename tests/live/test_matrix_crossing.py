@@ -3,13 +3,14 @@ alike, whose calls wait for their answers at the same time, and who listen to th
 """
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.gateway_process import RunningGateway
-from tests.live.matrix import COLUMNS
+from tests.live.matrix import COLUMNS, LOGS_ALONE
 from tests.live.matrix_servers import matrix_servers
 from tests.live.raw_client import LEGACY, MODERN, Exchange, RawCase
 
@@ -22,6 +23,7 @@ META = {
     f"{PREFIX}clientCapabilities": {"elicitation": {"form": {}}},
     "progressToken": 1,
 }
+LOUD = {**META, f"{PREFIX}logLevel": "debug"}
 
 
 class CrossingTests(RawCase):
@@ -68,7 +70,13 @@ class CrossingTests(RawCase):
         return exchange
 
     async def ask(
-        self, gateway: RunningGateway, server: str, who: str, method: str, params: dict[str, Any]
+        self,
+        gateway: RunningGateway,
+        server: str,
+        who: str,
+        method: str,
+        params: dict[str, Any],
+        meta: Mapping[str, Any] = META,
     ) -> Exchange:
         """Send one stateless request."""
         headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
@@ -78,7 +86,7 @@ class CrossingTests(RawCase):
             "jsonrpc": "2.0",
             "id": 1,
             "method": method,
-            "params": {**params, "_meta": META},
+            "params": {**params, "_meta": meta},
         }
         return await self.send(gateway, server, message, headers, who=who)
 
@@ -136,8 +144,12 @@ class CrossingTests(RawCase):
             await self.until(partial(heard, listen, self.asked_by[listen]), 10, "an update")
             self.assert_own(listen)
             listen.leave()
-        for column in COLUMNS:
-            await self.check_foreign_state(gateway, column.key)
+        checks = [
+            check(gateway, column.key)
+            for column in COLUMNS
+            for check in (self.check_foreign_state, self.check_log_messages)
+        ]
+        await gatherResults([Deferred.fromCoroutine(one) for one in checks], consumeErrors=True)
 
     async def listens(self, gateway: RunningGateway) -> list[Exchange]:
         """Everybody listens to their own counter at every server."""
@@ -165,6 +177,21 @@ class CrossingTests(RawCase):
         answers[key]["content"] = {"answer": "own"}
         own = await self.ask(gateway, server, "amber", "tools/call", again)
         self.assertEqual((await own.over).text, "answered: own")
+
+    async def check_log_messages(self, gateway: RunningGateway, server: str) -> None:
+        """Log messages whose call cannot be told are nobody's: not the other call's, but not its
+        own either.
+        """
+        log = {"name": "log", "arguments": {"text": "hey"}}
+        for other, barrier in (("cobalt", ("anybody",)), ("amber", ("anybody", "itself"))):
+            wait = {"name": "wait", "arguments": {"seconds": 1.5, "who": "nobody"}}
+            waiting = await self.ask(gateway, server, other, "tools/call", wait, LOUD)
+            await self.pause(0.5)
+            logging = await self.ask(gateway, server, "amber", "tools/call", log, LOUD)
+            lines = [one["params"] for one in (await logging.over).messages if "method" in one]
+            alone = LOGS_ALONE.get(server) in barrier
+            self.assertEqual(len(lines), 0 if alone else 3, f"{server} {other}: {lines}")
+            self.assertEqual(len((await waiting.over).messages), 1, f"{server} {other}")
 
     async def test_sessions(self) -> None:
         """Progress and answers in sessions of their own are theirs, and those without any."""
