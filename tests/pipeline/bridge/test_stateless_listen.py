@@ -195,6 +195,23 @@ class ListenTests(SynchronousTestCase):
         self.assertEqual(self.heard(listen), ["tools/list_changed", "a://y"])
         self.assertFalse(listen.over)
 
+    def test_no_more_than_acknowledged(self) -> None:
+        """A new session that could tell more than the first does not: nobody was told so."""
+        self.rig.upstream.result["capabilities"] = {"resources": {"subscribe": True}}
+        listen = self.rig.listen({**ALL, "resourceSubscriptions": ["a://x", "bad://y"]})
+        self.rig.clock.advance(0)
+        self.rig.upstream.result["capabilities"] = {
+            "tools": {"listChanged": True},
+            "resources": {"subscribe": True},
+        }
+        self.rig.upstream.reply = lambda outbound: {"result": {}}
+        self.rig.upstream.inboxes[-1].closed(LOST)
+        self.rig.clock.advance(2)
+        self.assertEqual(self.asked(1), [("resources/subscribe", "a://x")])
+        self.rig.tell("tools/list_changed")
+        self.rig.tell("resources/updated", {"uri": "a://x"})
+        self.assertEqual(self.heard(listen), ["a://x"])
+
     def test_backoff(self) -> None:
         """Losses in a row make the wait longer, up to a bound; a long life makes it short again."""
         self.rig.listen({"toolsListChanged": True})
