@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.errors import Reason
 from mcpguard.gateway.corridor import SESSION_IDS, SESSIONS
 from mcpguard.pipeline.sessions import Session
-from mcpguard.upstream.link import Link, UpstreamFailure
-from tests.pipeline.rig import MemoryOutlet, MemoryUpstream, Rig, api_key
+from mcpguard.upstream.link import Eras, Link, UpstreamFailure
+from tests.pipeline.rig import MODERN, MemoryOutlet, MemoryUpstream, Rig, api_key
 
 KEY = b"k" * 32
 CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
@@ -189,6 +189,54 @@ class RevivalTests(RevivalCase):
         self.second.pipeline.table.sweep()
         self.assertEqual(self.second.upstream.links[0].closed, 1)
         self.assertEqual(self.call().status, 404)
+
+
+class ServedTests(RevivalCase):
+    """Sessions behind everything that stands before a server: translation and renewal."""
+
+    def lives(self, eras: Eras) -> tuple[Rig, Rig]:
+        """Two lives before servers that are shown in both eras."""
+        first, second = (
+            self.life(MemoryUpstream(known_eras=eras, transport="http"), bridge="translate")
+            for _ in range(2)
+        )
+        return first, second
+
+    def test_translated(self) -> None:
+        """A stateless server never knew of the session, so it goes on anywhere."""
+        discovered = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}}
+        eras = Eras(legacy=False, modern=(MODERN,), discovered=discovered)
+        first, second = self.lives(eras)
+        self.session = first.handshake()
+        results = {
+            "tools/list": {"tools": []},
+            "tools/call": {"content": []},
+        }
+        second.upstream.reply = lambda outbound: {
+            "result": {"resultType": "complete", **results[outbound.method]}
+        }
+        outlet = self.call(second)
+        self.assertEqual(outlet.json["result"], {"content": []})
+        self.assertEqual({one.version for one in second.upstream.asked}, {MODERN})
+        self.assertEqual(second.upstream.resumed_with, [])
+
+    def test_forgotten_by_the_server(self) -> None:
+        """A revived session that the server has forgotten as well is begun anew there."""
+        first, second = self.lives(Eras(legacy=True))
+        first.upstream.resumable = second.upstream.resumable = True
+        self.session = first.handshake(capabilities={"roots": {}})
+        outlet = self.call(second)
+        forgotten = UpstreamFailure(Reason.SESSION_NOT_FOUND, "HTTP 404")
+        second.upstream.links[0].requests[0][1].failed(forgotten)
+        second.upstream.inboxes[0].closed(forgotten)
+        second.clock.advance(0)
+        (params,) = second.upstream.initialized_with
+        self.assertEqual(params["capabilities"], {"roots": {}})
+        link = second.upstream.links[1]
+        self.assertEqual(link.notifications, [("notifications/initialized", None)])
+        link.answer(0, result={"content": []})
+        self.assertEqual((outlet.status, outlet.json["result"]), (200, {"content": []}))
+        self.assertEqual(len(second.pipeline.table), 1)
 
 
 class OwnershipTests(RevivalCase):
