@@ -208,7 +208,7 @@ class ServedTests(RevivalCase):
         eras = Eras(legacy=False, modern=(MODERN,), discovered=discovered)
         first, second = self.lives(eras)
         self.session = first.handshake()
-        results = {
+        results: dict[str, Any] = {
             "tools/list": {"tools": []},
             "tools/call": {"content": []},
         }
