@@ -56,8 +56,18 @@ def place_of(path: str, directory: Directory) -> Place | None:
     if last in _PARTS:
         below = directory.resolve(mount or _MOUNT)
         if below is not None and not below.path:
-            return Place(below, _PARTS[last])
+            return None if _is_taken(mount, directory) else Place(below, _PARTS[last])
     return None if route is None else Place(route, None)
+
+
+def _is_taken(mount: str, directory: Directory) -> bool:
+    """Whether another server stands where the clients of a stream would post.
+
+    One named ``messages`` beside the server at ``/mcp``, say: it would be given what was meant
+    for that one. The stream is not there then; ``/sse`` is, whose messages have their own place.
+    """
+    other = directory.resolve(f"{mount}/{Part.MESSAGES.value}")
+    return other is not None and not other.path
 
 
 def allowed_at_root(path: str) -> str | None:
