@@ -56,7 +56,13 @@ OPAQUE = OpaqueBounds(
 )
 # Idle sessions whose stream is read are kept longer than those nobody reads from: their clients
 # are there, and most of them do not shake hands again by themselves when the stream ends.
-SSE = SseBounds(handshake_secs=60.0, idle_secs=14_400.0, requests=100)
+SSE = SseBounds(
+    handshake_secs=60.0,
+    idle_secs=14_400.0,
+    requests=100,
+    request_bytes=16_777_216,
+    request_bytes_total=134_217_728,
+)
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000

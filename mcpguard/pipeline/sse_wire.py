@@ -19,7 +19,7 @@ an unknown session, a body that cannot be read) keeps its HTTP status.
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.errors import Reason, Refusal, Refused
@@ -28,7 +28,14 @@ from mcpguard.pipeline.legacy import LegacyWire, offered_to_client, permitted_pa
 from mcpguard.pipeline.places import messages_path
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import GET_STREAM, Session, SessionBounds
-from mcpguard.pipeline.sse_session import MessageStream, SseBounds, SseSession, Stage, StreamReply
+from mcpguard.pipeline.sse_session import (
+    AcceptedBytes,
+    MessageStream,
+    SseBounds,
+    SseSession,
+    Stage,
+    StreamReply,
+)
 from mcpguard.pipeline.streams import stop_timer
 from mcpguard.pipeline.trip import Trip, digest_of
 from mcpguard.policy.principal import Principal
@@ -54,10 +61,18 @@ class SseWire:
     _open: dict[str, SseSession] = field(init=False, factory=dict)
     """By the ``sessionId`` of the endpoint. In the table each has another id, which nobody is
     told: so that no ``Mcp-Session-Id`` finds one."""
+    _accepted: AcceptedBytes = field(
+        init=False, default=Factory(lambda self: AcceptedBytes(self.bounds), takes_self=True)
+    )
     _draining: bool = field(init=False, default=False)
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def accepted_bytes(self) -> int:
+        """The bodies of requests that were accepted and have no outcome yet."""
+        return self._accepted.total
 
     # -- the stream ------------------------------------------------------------------------
 
@@ -66,6 +81,9 @@ class SseWire:
         principal, route = trip.principal, trip.route
         assert principal is not None
         assert route is not None
+        if self._draining:
+            # It came before the stop began; nothing would end it now.
+            raise Refused(Refusal(Reason.DRAINING, retry_after=5.0))
         self.table.reserve(principal)
         token = self.new_session_id()
         session = Session(
@@ -178,6 +196,10 @@ class SseWire:
             raise Refused(Refusal(Reason.OVERLOADED, text, 1.0))
         held.requests += 1
         trip.on_settled.append(lambda: self._settled(held))
+        key, size = held.session.principal.key, len(trip.incoming.body)
+        if not self._accepted.take(key, size):
+            raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
+        trip.on_settled.append(lambda: self._accepted.give(key, size))
         if request.method == "initialize":
             await self._initialize(trip, held, request)
             return

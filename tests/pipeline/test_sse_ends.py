@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason
@@ -114,6 +115,25 @@ class EndTests(SseCase):
         self.assertTrue(self.client.outlet.finished)
         self.assertEqual(SseClient(self.rig).outlet.status, 503)
         self.assertEqual(self.rig.clock.getDelayedCalls(), [])
+
+    def test_drain_while_a_stream_is_asked_for(self) -> None:
+        """One that passed the first check before the drain is refused: nothing would end it."""
+        known: Any = self.rig.pipeline.authenticator
+        waiting: Deferred[None] = Deferred()
+
+        class Slow:
+            """Finds out who it is when the test says so."""
+
+            def authenticate(self, incoming: Any, now: float) -> Any:
+                """See the chain."""
+                return waiting.addCallback(lambda _: known.authenticate(incoming, now))
+
+        self.rig.pipeline.authenticator = Slow()
+        late = SseClient(self.rig).outlet
+        self.rig.pipeline.drain()
+        waiting.callback(None)
+        self.assertEqual(late.status, 503)
+        self.assert_over()
 
 
 class CredentialTests(SynchronousTestCase):
