@@ -25,6 +25,9 @@ low.version = "1.2.3"
 touched: Counter[str] = Counter()
 cancelled: Counter[str] = Counter()
 subscribed: list[tuple[Any, str]] = []
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+levels: dict[Any, str] = {}
+"""What each session wants to hear of."""
 
 
 class Answer(BaseModel):
@@ -107,11 +110,13 @@ async def where(ctx: Context) -> str:
 
 @server.tool(structured_output=False)
 async def log(text: str, ctx: Context) -> str:
-    """Send a log message at every third level."""
+    """Send log messages of three levels, as far as the session wants them."""
+    least = LEVELS.index(levels.get(ctx.session, "debug"))
     for level in ("debug", "warning", "critical"):
-        await ctx.session.send_log_message(
-            level, f"{level}: {text}", related_request_id=ctx.request_id
-        )
+        if LEVELS.index(level) >= least:
+            await ctx.session.send_log_message(
+                level, f"{level}: {text}", related_request_id=ctx.request_id
+            )
     return "logged"
 
 
@@ -187,7 +192,8 @@ async def unsubscribe(uri: AnyUrl) -> None:
 
 @low.set_logging_level()
 async def set_level(level: types.LoggingLevel) -> None:
-    """Accept the level, which the tool `log` does not look at."""
+    """Note it for the session."""
+    levels[low.request_context.session] = level
 
 
 def options() -> Any:

@@ -37,6 +37,9 @@ server = MCPServer("python-server", version="1.2.3", log_level="WARNING")
 touched: Counter[str] = Counter()
 cancelled: Counter[str] = Counter()
 subscribed: list[tuple[Any, str]] = []
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+wanted = ["debug"]
+"""The level that the last session asked for; the SDK itself looks at those of 2026-07-28."""
 
 
 class Answer(BaseModel):
@@ -128,9 +131,10 @@ async def where(found: Annotated[types.ListRootsResult, Resolve(roots)]) -> str:
 
 @server.tool()
 async def log(text: str, ctx: Context) -> str:
-    """Send a log message at every third level."""
+    """Send log messages of three levels, as far as they are wanted."""
     for level in ("debug", "warning", "critical"):
-        await ctx.log(level, f"{level}: {text}")
+        if LEVELS.index(level) >= LEVELS.index(wanted[-1]):
+            await ctx.log(level, f"{level}: {text}")
     return "logged"
 
 
@@ -207,7 +211,8 @@ async def unsubscribe(ctx: Any, params: types.UnsubscribeRequestParams) -> types
 
 
 async def set_level(ctx: Any, params: types.SetLevelRequestParams) -> types.EmptyResult:
-    """Accept the level, which the tool `log` does not look at."""
+    """Note it."""
+    wanted.append(params.level)
     return types.EmptyResult()
 
 
