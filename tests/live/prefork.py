@@ -8,6 +8,7 @@ environment, standard input, output and error.
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,12 +22,17 @@ MAX_STATE = 1 << 20
 
 
 def wait_for_child(path: str) -> tuple[socket.socket, list[int]]:
-    """Fork for everybody who connects; returns in the child, with what it was sent."""
+    """Fork for everybody who connects; returns in the child, with what it was sent.
+
+    Ends with standard input, so that a test that was killed leaves nothing behind.
+    """
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(128)
         print("ready", flush=True)
         while True:
+            if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
+                sys.exit()
             client, _ = listener.accept()
             _, given, _, _ = socket.recv_fds(client, 1, 3)
             if os.fork() == 0:
