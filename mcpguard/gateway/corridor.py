@@ -44,6 +44,7 @@ SESSIONS = SessionBounds(
     queued_bytes=1_048_576,
     queued_secs=60.0,
     remembered=100_000,
+    remembered_per_principal=10_000,
     asked=100,
     asked_secs=300.0,
 )

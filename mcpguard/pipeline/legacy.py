@@ -156,6 +156,7 @@ class LegacyWire:
             raise
         # Known only now: what is needed to take the session up again stands in it.
         session.id = self.ids.issue(principal.key, route, params, opening)
+        session.lasting = opening.resumable
         self.table.add(session)
         trip.session_digest = digest_of(session.id)
         self._answer(

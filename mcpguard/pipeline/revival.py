@@ -97,6 +97,7 @@ class Revival:
             on_dead=self.on_dead,
             # Milliseconds: more than any session has events, in this life or the next.
             first_event=max(1, int(clocks.wall() * 1000)),
+            lasting=True,
             last_used=clocks.monotonic(),
         )
         try:

@@ -1,15 +1,14 @@
 """Every session by id: ownership, caps, idle expiry."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from hashlib import sha256
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.pipeline.ended_ids import EndedIds
 from mcpguard.pipeline.sessions import Session, SessionBounds
 from mcpguard.policy.principal import Principal
 from mcpguard.upstream.link import Link, Route, UpstreamFailure
@@ -37,8 +36,14 @@ class SessionTable:
     on_ended: Callable[[Session], None]
     _sessions: dict[str, Session] = field(init=False, factory=dict)
     _per_principal: dict[str, int] = field(init=False, factory=dict)
-    _ended: OrderedDict[bytes, None] = field(init=False, factory=OrderedDict)
-    """Digests of ids that must not be revived, although they still could be read."""
+    _ended: EndedIds = field(
+        init=False,
+        default=Factory(
+            lambda self: EndedIds(self.bounds.remembered, self.bounds.remembered_per_principal),
+            takes_self=True,
+        ),
+    )
+    """Those that must not be revived."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -98,8 +103,11 @@ class SessionTable:
         return session
 
     def has_ended(self, session_id: str) -> bool:
-        """Whether a session of this id was here and has ended (as far back as is remembered)."""
-        return _digest(session_id) in self._ended
+        """Whether a session of this id could be revived, but has ended here.
+
+        As far back as is remembered: the latest of its principal, and of all.
+        """
+        return session_id in self._ended
 
     def end(
         self, session: Session, failure: UpstreamFailure | None = None, *, leave: bool = False
@@ -112,9 +120,8 @@ class SessionTable:
                 self._per_principal[key] = left
             else:
                 self._per_principal.pop(key, None)
-            self._ended[_digest(session.id)] = None
-            if len(self._ended) > self.bounds.remembered:
-                self._ended.popitem(last=False)
+            if session.lasting:
+                self._ended.add(session.id, key)
             self.on_ended(session)
         why = failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended")
         closing = session.end(why, leave=leave)
@@ -140,7 +147,3 @@ class SessionTable:
             for session in list(self._sessions.values())
         ]
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
-
-
-def _digest(session_id: str) -> bytes:
-    return sha256(session_id.encode()).digest()[:16]

@@ -57,6 +57,7 @@ class SessionBounds:
     queued_secs: float
     remembered: int
     """Sessions that have ended and must not be revived, in all."""
+    remembered_per_principal: int
     asked: int
     """Server requests waiting for the client's answer, per session."""
     asked_secs: float
@@ -89,6 +90,8 @@ class Session:
     on_dead: Callable[["Session"], None]
     first_event: int = 0
     """Above zero for a session of an earlier life: event ids below this one are of that life."""
+    lasting: bool = False
+    """Whether it could be revived from its id, had it not ended."""
     link: Link | None = None
     ended: bool = False
     last_used: float = 0.0

@@ -12,6 +12,7 @@ from mcpguard.gateway.corridor import SESSION_IDS, SESSIONS
 from mcpguard.pipeline.sessions import Session
 from mcpguard.upstream.link import Eras, Link, UpstreamFailure
 from tests.pipeline.rig import MODERN, MemoryOutlet, MemoryUpstream, Rig, api_key
+from tests.pipeline.sse_rig import SseClient
 
 KEY = b"k" * 32
 CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
@@ -311,6 +312,26 @@ class OwnershipTests(RevivalCase):
         for self.session in sessions:
             statuses.append(self.call(rig).status)
         self.assertEqual(statuses, [None, None, 404, 404, 404])
+
+    def test_memory_of_the_ended_is_for_each(self) -> None:
+        """Nobody makes the gateway forget how another's session ended, nor do short-lived ones."""
+        rig = self.life(sessions=evolve(SESSIONS, remembered=3, remembered_per_principal=2))
+        self.session = rig.handshake()
+        self.delete(rig)
+        for _ in range(5):
+            SseClient(rig).initialize().outlet.leave()
+            ended = rig.handshake(who="bob")
+            rig.send(b"", method="DELETE", headers={"Mcp-Session-Id": ended}, who="bob")
+        self.assertEqual(self.call(rig).status, 404)
+        self.assertEqual(self.call(rig, who="bob", headers={"Mcp-Session-Id": ended}).status, 404)
+
+    def test_sessions_that_cannot_return(self) -> None:
+        """They need not be remembered."""
+        rig = self.life(MemoryUpstream(), sessions=evolve(SESSIONS, remembered=0))
+        self.session = rig.handshake()
+        self.delete(rig)
+        self.assertFalse(rig.pipeline.table.has_ended(self.session))
+        self.assertEqual(self.call(rig).status, 404)
 
 
 class StreamTests(RevivalCase):
