@@ -9,7 +9,7 @@ more. A child or a stream has ended: what ran on it may have been carried out an
 from collections.abc import Callable
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -85,9 +85,10 @@ class RenewingUpstream:
 
     def stop(self) -> Deferred[None]:
         """See `link.Upstream`: nothing is renewed any more."""
-        for link in tuple(self._renewals.links):
-            link.drop(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
-        return self._inner.stop()
+        failure = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped")
+        closing = [link.stop(failure) for link in tuple(self._renewals.links)]
+        done = DeferredList(closing, consumeErrors=True)
+        return done.addCallback(lambda _: self._inner.stop())
 
     def eras(self) -> Deferred[Eras]:
         """See `link.Upstream`."""

@@ -212,6 +212,18 @@ class RenewingLink:
         self.drop(UpstreamFailure(Reason.SESSION_NOT_FOUND, "the session was closed"))
         return succeed(None) if line is None or line.link is None else line.link.close()
 
+    def stop(self, failure: UpstreamFailure) -> Deferred[None]:
+        """End it with the gateway; fires when that is done.
+
+        The server's first session is the upstream's to end, or to leave for the gateway's next
+        life. To a later one nobody could come back: the client's id names the first.
+        """
+        line = self._line
+        self.drop(failure)
+        if self._number == 1 or line is None or line.link is None:
+            return succeed(None)
+        return line.link.close()
+
     def drop(self, failure: UpstreamFailure) -> None:
         """End it here; the server's session is left as it is."""
         if self._over is not None:

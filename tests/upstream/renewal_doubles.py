@@ -135,10 +135,11 @@ class OpeningDouble:
     path: str
     deferred: Deferred[Opening]
     cancelled: bool = False
+    link: LinkDouble | None = None
 
     def accept(self, version: str = VERSION, **more: Any) -> LinkDouble:
         """Let it succeed."""
-        link = LinkDouble(self.inbox)
+        self.link = link = LinkDouble(self.inbox)
         self.deferred.callback(Opening(link, {"protocolVersion": version}, **more))
         return link
 
@@ -157,7 +158,12 @@ class ServerDouble:
         self.openings: list[OpeningDouble] = []
         self.resumable = transport == "http"
         self.resumed: list[tuple[str, str | None, LinkDouble]] = []
-        self.started = self.stopped = 0
+        self.started = self.stopped = self.closed_before_stop = 0
+
+    @property
+    def links(self) -> list[LinkDouble]:
+        """Every session that was opened."""
+        return [opening.link for opening in self.openings if opening.link is not None]
 
     def start(self) -> None:
         """Count it."""
@@ -166,6 +172,7 @@ class ServerDouble:
     def stop(self) -> Deferred[None]:
         """Count it."""
         self.stopped += 1
+        self.closed_before_stop = sum(link.closed for link in self.links)
         return succeed(None)
 
     def eras(self) -> Deferred[Eras]:

@@ -398,6 +398,17 @@ class CancelTests(RenewalCase):
         self.assertIs(self.ask(link).reason, Reason.UPSTREAM_UNAVAILABLE)
         self.assertEqual((self.server.stopped, old.closed), (1, 0))
 
+    def test_stop_of_renewed_sessions(self) -> None:
+        """A later session of the server is ended first: no id of a client's leads back to it."""
+        link, old = self.open()
+        self.ask(link)
+        old.forget()
+        new = self.renewed()
+        _, other = self.open()
+        self.successResultOf(self.upstream.stop())
+        self.assertEqual((new.closed, old.closed, other.closed), (1, 0, 0))
+        self.assertEqual(self.server.closed_before_stop, 1)
+
 
 class PostureTests(RenewalCase):
     """What the client had told the lost session is told the new one."""
