@@ -115,6 +115,7 @@ def served(
                 secs=300.0,
                 rounds=10,
                 questions=20,
+                notifications=20,
             ),
             residence=ResidenceBounds(waiting=20, waiting_secs=30.0, ping_secs=30.0),
             pace=ListenPace(first_secs=0.5, most_secs=30.0, jitter=0.25),

@@ -1,10 +1,15 @@
 """Calls that wait at their server until their client comes back with answers, within bounds."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from mcpguard.errors import Reason
+from mcpguard.protocol.jsonrpc import encode
+from mcpguard.upstream.link import Message, UpstreamFailure
 
 
 @frozen
@@ -22,6 +27,8 @@ class ParkingBounds:
     """How often the client of one call may be asked."""
     questions: int
     """Open at once, of one call."""
+    notifications: int
+    """Progress and log messages kept of one call, the latest ones."""
 
 
 class Parkable(Protocol):
@@ -105,6 +112,53 @@ class ParkingLot:
         call = self._parked[token][0]
         self.leave(token)
         call.expired()
+
+
+@define(eq=False)
+class Meanwhile:
+    """What the server says of a call while its client is away, kept for the client's next round."""
+
+    lot: ParkingLot
+    principal_key: str
+    outcome: Message | UpstreamFailure | None = field(init=False, default=None)
+    """How the call ended; None while it goes on."""
+    _told: deque[tuple[int, Message]] = field(init=False, factory=deque)
+    _outcome_size: int = field(init=False, default=0)
+
+    def tell(self, message: Message) -> None:
+        """Keep a notification, in place of the oldest if there are too many."""
+        if len(self._told) >= self.lot.bounds.notifications:
+            self._forget_oldest()
+        size = len(encode(message))
+        if self.lot.bounds.notifications and self.lot.keep(self.principal_key, size):
+            self._told.append((size, message))
+
+    def end(self, outcome: Message | UpstreamFailure) -> None:
+        """Keep the end, or that there was no room for it."""
+        if not isinstance(outcome, UpstreamFailure):
+            size = len(encode(outcome))
+            if self.lot.keep(self.principal_key, size):
+                self._outcome_size = size
+            else:
+                outcome = UpstreamFailure(Reason.ANSWER_TOO_LARGE, "no room to keep an answer")
+        self.outcome = outcome
+
+    def take(self) -> list[Message]:
+        """The notifications, in order; they are kept no more."""
+        taken = [message for _, message in self._told]
+        while self._told:
+            self._forget_oldest()
+        return taken
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        self.take()
+        self.lot.drop(self.principal_key, self._outcome_size)
+        self._outcome_size, self.outcome = 0, None
+
+    def _forget_oldest(self) -> None:
+        if self._told:
+            self.lot.drop(self.principal_key, self._told.popleft()[0])
 
 
 def _take(counts: dict[str, int], key: str, amount: int) -> None:

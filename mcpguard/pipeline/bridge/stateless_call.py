@@ -2,7 +2,7 @@
 
 When the server asks something in its course, the request is parked: its client gets the questions
 as an ``input_required`` result, the server goes on waiting, and the client's next request brings
-the answers and waits for the rest. How it ended meanwhile is kept for that.
+the answers and waits for the rest. What the server says meanwhile is kept for that.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from attrs import define, evolve, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from mcpguard.errors import Reason
 from mcpguard.pipeline.bridge.errand import Errand
 from mcpguard.pipeline.bridge.lodging import Asked
-from mcpguard.pipeline.bridge.parking import ParkingLot
+from mcpguard.pipeline.bridge.parking import Meanwhile, ParkingLot
 from mcpguard.pipeline.bridge.residence import LOGGED, Residences
 from mcpguard.pipeline.streams import stop_timer
 from mcpguard.protocol.bridge.rounds import ANSWERED_IN_ROUNDS
@@ -26,7 +25,6 @@ from mcpguard.protocol.bridge.stateless import (
     stateless_response,
     with_token,
 )
-from mcpguard.protocol.jsonrpc import encode
 from mcpguard.upstream.link import Call, CallSink, Id, Message, Outbound, UpstreamFailure
 
 DISCOVER = "server/discover"
@@ -81,8 +79,7 @@ class StatelessCall:
     _gathering: IDelayedCall | None = field(init=False, default=None)
     _lingering: IDelayedCall | None = field(init=False, default=None)
     _token: str | None = field(init=False, default=None)
-    _kept: Message | UpstreamFailure | None = field(init=False, default=None)
-    _kept_size: int = field(init=False, default=0)
+    _meanwhile: Meanwhile = field(init=False)
     _over: bool = field(init=False, default=False)
 
     @property
@@ -100,6 +97,7 @@ class StatelessCall:
     def begin(self, residences: Residences, sink: CallSink) -> ClientRound:
         """The first round; failures reach the sink, possibly before this returns."""
         self._opened = opened(self.outbound.params)
+        self._meanwhile = Meanwhile(self.lot, self.principal_key)
         self._round = begun = ClientRound(self, self.outbound.id, sink, self._opened.token)
         self.errand = Errand(
             self,
@@ -120,6 +118,8 @@ class StatelessCall:
         now = opened(outbound.params)
         self._opened = evolve(self._opened, log_level=now.log_level)
         self._round = begun = ClientRound(self, outbound.id, sink, now.token)
+        for message in self._meanwhile.take():
+            self.heard(message)
         responses = (outbound.params or {}).get("inputResponses")
         given = responses if isinstance(responses, dict) else {}
         for key, asked in list(self._asked.items()):
@@ -153,8 +153,8 @@ class StatelessCall:
         if self._over or self._round is None:
             return
         errand = self.errand
-        if self._kept is not None:
-            self._deliver(self._kept)
+        if self._meanwhile.outcome is not None:
+            self._deliver(self._meanwhile.outcome)
         elif errand.home is None:
             errand.start()
         elif self.method == DISCOVER:
@@ -175,10 +175,12 @@ class StatelessCall:
                 errand.send()
 
     def heard(self, message: Message) -> None:
-        """See `errand.Client`; the client of a parked call misses it."""
+        """See `errand.Client`."""
         method = message.get("method")
         if method == PROGRESS:
-            if self._round is not None and self._round.token is not None:
+            if self._round is None:
+                self._meanwhile.tell(message)
+            elif self._round.token is not None:
                 self._round.sink.notification(with_token(message, self._round.token))
         elif method == LOGGED:
             self.log(message)
@@ -188,20 +190,13 @@ class StatelessCall:
 
     def ended(self, outcome: Message | UpstreamFailure) -> None:
         """See `errand.Client`: for the client at once, or kept for its next round."""
-        if self._round is not None:
-            if self.log_level is None or not self.linger_secs:
-                self._deliver(outcome)
-            else:
-                self._kept = outcome
-                self._lingering = self.clock.callLater(self.linger_secs, self.ready)
-            return
-        if not isinstance(outcome, UpstreamFailure):
-            size = len(encode(outcome))
-            if self.lot.keep(self.principal_key, size):
-                self._kept_size = size
-            else:
-                outcome = UpstreamFailure(Reason.ANSWER_TOO_LARGE, "no room to keep an answer")
-        self._kept = outcome
+        if self._round is None:
+            self._meanwhile.end(outcome)
+        elif self.log_level is None or not self.linger_secs:
+            self._deliver(outcome)
+        else:
+            self._meanwhile.outcome = outcome
+            self._lingering = self.clock.callLater(self.linger_secs, self.ready)
 
     # -- Lodger ----------------------------------------------------------------------------
 
@@ -253,7 +248,11 @@ class StatelessCall:
 
     def log(self, message: Message) -> None:
         """See `lodging.Lodger`."""
-        if self._round is not None and is_wanted(message, self.log_level):
+        if not is_wanted(message, self.log_level):
+            return
+        if self._round is None:
+            self._meanwhile.tell(message)
+        else:
             self._round.sink.notification(message)
 
     def lost(self, failure: UpstreamFailure) -> None:
@@ -347,9 +346,7 @@ class StatelessCall:
         if self._token is not None:
             self.lot.leave(self._token)
             self._token = None
-        if self._kept_size:
-            self.lot.drop(self.principal_key, self._kept_size)
-            self._kept_size = 0
+        self._meanwhile.forget()
         asked = list(self._asked.values())
         self._asked.clear()
         self.errand.leave(asked, answered=answered)

@@ -37,6 +37,7 @@ BOUNDS = StatelessBounds(
         secs=300.0,
         rounds=4,
         questions=3,
+        notifications=2,
     ),
     residence=ResidenceBounds(waiting=2, waiting_secs=30.0, ping_secs=30.0),
     pace=ListenPace(first_secs=1.0, most_secs=60.0, jitter=0.5),

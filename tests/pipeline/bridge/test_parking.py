@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason
-from mcpguard.pipeline.bridge.parking import ParkingBounds, ParkingLot
+from mcpguard.pipeline.bridge.parking import Meanwhile, ParkingBounds, ParkingLot
 from mcpguard.upstream.link import Message, UpstreamFailure
 from tests.pipeline.bridge.stateless_rig import BOUNDS, EVERYTHING, LOG_LEVEL, Heard, StatelessRig
 
@@ -172,24 +172,38 @@ class ParkedTests(SynchronousTestCase):
         self.assertEqual(self.rig.links.lot.size, 0)
 
     def test_told_while_parked(self) -> None:
-        """Progress and log lines are dropped; those after the next round are heard."""
+        """The latest progress and log messages are heard in the next round, if it wants them."""
         first = self.rig.call(meta={"progressToken": 1, LOG_LEVEL: "info"})
         self.rig.link().answer(0, result={})
         self.rig.ask(1)
         sink = self.rig.link().requests[1][1]
 
-        def tell() -> None:
-            params = {"progressToken": 1, "progress": 1}
+        def tell(number: int) -> None:
+            params = {"progressToken": 1, "progress": number}
             progress = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
             sink.notification(progress)
-            self.rig.tell("message", {"level": "error", "data": "x"})
 
-        tell()
-        second = self.rig.retry(first, {"q1": YES}, meta={"progressToken": "b"})
-        tell()
+        for number in range(3):
+            tell(number)
+        self.rig.tell("message", {"level": "debug", "data": "not wanted"})
+        second = self.rig.retry(first, {}, meta={"progressToken": "b", LOG_LEVEL: "info"})
+        self.rig.clock.advance(1)
+        tell(3)
+        self.rig.tell("message", {"level": "error", "data": "x"})
+        third = self.rig.retry(second, {"q1": YES}, meta={"progressToken": "c"})
         self.assertEqual(first.notifications, [])
-        # It did not ask for log lines this time.
-        self.assertEqual([one["params"]["progressToken"] for one in second.notifications], ["b"])
+        told = [
+            (one["params"]["progressToken"], one["params"]["progress"])
+            for one in second.notifications
+        ]
+        self.assertEqual(told, [("b", 1), ("b", 2)])
+        # This round wants no log messages.
+        told = [
+            (one["params"]["progressToken"], one["params"]["progress"])
+            for one in third.notifications
+        ]
+        self.assertEqual(told, [("c", 3)])
+        self.assertEqual(self.rig.links.lot.size, 0)
 
     def test_client_never_returns(self) -> None:
         """The call is cancelled, and the server's question answered with an error."""
@@ -423,6 +437,44 @@ class AttributionTests(SynchronousTestCase):
         self.assertFalse(heard.over)
 
 
+class MeanwhileTests(SynchronousTestCase):
+    """`Meanwhile`: what is kept of one call."""
+
+    def setUp(self) -> None:
+        """A lot with little room."""
+        parking = evolve(BOUNDS.parking, size_per_principal=40, notifications=2)
+        self.lot = ParkingLot(parking, Clock(), str)
+        self.meanwhile = Meanwhile(self.lot, "x")
+
+    def test_notifications(self) -> None:
+        """The latest are kept, so many and so big; what was taken is gone."""
+        for number in range(3):
+            self.meanwhile.tell({"n": number})
+        self.assertEqual(self.lot.size, 14)
+        self.assertEqual(self.meanwhile.take(), [{"n": 1}, {"n": 2}])
+        self.meanwhile.tell({"n": "x" * 40})
+        self.assertEqual((self.meanwhile.take(), self.lot.size), ([], 0))
+
+    def test_end(self) -> None:
+        """An answer that fits, or that there was one; nothing stays after it is forgotten."""
+        self.meanwhile.tell({"n": 1})
+        self.meanwhile.end({"result": {}})
+        self.assertEqual(self.meanwhile.outcome, {"result": {}})
+        self.assertGreater(self.lot.size, 7)
+        self.meanwhile.forget()
+        self.assertEqual((self.meanwhile.outcome, self.lot.size), (None, 0))
+        self.meanwhile.end({"result": "x" * 40})
+        outcome = self.meanwhile.outcome
+        assert isinstance(outcome, UpstreamFailure)
+        self.assertEqual(outcome.reason, Reason.ANSWER_TOO_LARGE)
+
+    def test_none(self) -> None:
+        """With a bound of none, none is kept."""
+        self.lot.bounds = evolve(self.lot.bounds, notifications=0)
+        self.meanwhile.tell({"n": 1})
+        self.assertEqual(self.meanwhile.take(), [])
+
+
 @define(eq=False)
 class Car:
     """Something to be parked."""
@@ -450,6 +502,7 @@ class LotTests(SynchronousTestCase):
             secs=5.0,
             rounds=1,
             questions=1,
+            notifications=2,
         )
         self.lot = ParkingLot(bounds, self.clock, lambda: next(self.names))
 
