@@ -60,6 +60,14 @@ _CACHEABLE = frozenset(
 )
 
 
+def typed(result: Message) -> Message:
+    """A result with the type it has: absent means complete, but SDK clients insist on the word.
+
+    PyPI ``mcp`` 2.3 raises "Field required" for a result without it (observed).
+    """
+    return result if "resultType" in result else {**result, "resultType": "complete"}
+
+
 def private(result: Message) -> Message:
     """A cacheable result as this caller alone may keep it (mcp-requirements 1.4)."""
     if result.get("resultType", "complete") != "complete":
@@ -109,14 +117,15 @@ def uncached(result: Message) -> Message:
     return {**kept, "ttlMs": 0} if "ttlMs" in kept else kept
 
 
-def _shape_of(method: str, params: Message, eras: Eras) -> Callable[[Message], Message] | None:
+def _shape_of(method: str, params: Message, eras: Eras) -> Callable[[Message], Message]:
     if method == "server/discover":
         return lambda result: discovery(evolve(eras, discovered=result))
     if method == "tools/list":
-        return lambda result: private(well_annotated(result))
+        return lambda result: typed(private(well_annotated(result)))
     if method not in _CACHEABLE:
-        return None
-    return uncached if params.keys() & {"inputResponses", "requestState"} else private
+        return typed
+    answers = params.keys() & {"inputResponses", "requestState"}
+    return lambda result: typed(uncached(result) if answers else private(result))
 
 
 def _listen_result(call: RunningCall) -> Message:

@@ -147,6 +147,14 @@ class AnswerTests(ModernCase):
         self.assertEqual((result["cacheScope"], result["ttlMs"]), ("private", 60_000))
         self.assertEqual(self.upstream.asked, [])
 
+    def test_results_say_their_type(self) -> None:
+        """A result whose server left its type out, which means complete, says so to the client."""
+        self.upstream.reply = lambda outbound: {"result": {"completion": {"values": []}}}
+        reference = {"type": "ref/prompt", "name": "greet"}
+        params = {"ref": reference, "argument": {"name": "name", "value": ""}}
+        result = self.rig.modern("completion/complete", params).json["result"]
+        self.assertEqual(result, {"completion": {"values": []}, "resultType": "complete"})
+
     def test_filtered_list_is_private(self) -> None:
         """A list is filtered and never cached for others, whatever the server said."""
         result = self.rig.modern("tools/list", who="reader").json["result"]
