@@ -146,7 +146,8 @@ LIMITS = (
     Limit(
         ("2026", "both"),
         ("sse-2024", "http-2025", "stdio-2025"),
-        "While its client is being asked something, a call hears no progress and no log messages.",
+        "While its client is being asked something, a call keeps the latest twenty of its progress"
+        " and log messages, which are heard afterwards.",
     ),
 )
 
