@@ -11,6 +11,7 @@ from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.identity.chain import Chain
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.pipeline.accepted_bytes import RequestBytes
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.corridor import CorridorBounds, Pipeline
@@ -57,13 +58,8 @@ OPAQUE = OpaqueBounds(
 )
 # Idle sessions whose stream is read are kept longer than those nobody reads from: their clients
 # are there, and most of them do not shake hands again by themselves when the stream ends.
-SSE = SseBounds(
-    handshake_secs=60.0,
-    idle_secs=14_400.0,
-    requests=100,
-    request_bytes=16_777_216,
-    request_bytes_total=134_217_728,
-)
+SSE = SseBounds(handshake_secs=60.0, idle_secs=14_400.0, requests=100)
+REQUEST_BYTES = RequestBytes(per_principal=33_554_432, total=134_217_728)
 COMMIT_AFTER_SECS = 15.0
 MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
@@ -179,6 +175,6 @@ def corridor_for(
             new_session_id=new_session_id,
             public_url=server.public_url,
         ),
-        bounds=CorridorBounds(json=JSON_BOUNDS),
+        bounds=CorridorBounds(json=JSON_BOUNDS, request_bytes=REQUEST_BYTES),
         seen=seen,
     )

@@ -9,7 +9,7 @@ through `admission.Admission` before anything reaches a server.
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -19,6 +19,7 @@ from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.limits.limiter import Limiter
+from mcpguard.pipeline.accepted_bytes import AcceptedBytes, RequestBytes
 from mcpguard.pipeline.admission import granted
 from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.legacy import LegacyWire
@@ -66,6 +67,7 @@ class CorridorBounds:
     """What one request may be."""
 
     json: Bounds
+    request_bytes: RequestBytes
 
 
 @define(eq=False)
@@ -90,6 +92,10 @@ class Pipeline:
     """Told of each authenticated principal (the gauge of active identities)."""
     draining: bool = False
     _busy: dict[str, int] = field(init=False, factory=dict)
+    _accepted: AcceptedBytes = field(
+        init=False,
+        default=Factory(lambda self: AcceptedBytes(self.bounds.request_bytes), takes_self=True),
+    )
 
     # -- Corridor --------------------------------------------------------------------------
 
@@ -124,6 +130,11 @@ class Pipeline:
         self.draining = True
         self.modern.end_listens()
         self.sse.drain()
+
+    @property
+    def accepted_bytes(self) -> int:
+        """The bodies of requests that have no outcome yet."""
+        return self._accepted.total
 
     def end_sessions(self, *, keep: bool) -> Deferred[None]:
         """End every session; with ``keep`` those that can be revived stay at their servers."""
@@ -265,12 +276,17 @@ class Pipeline:
     def _concurrency(
         self, trip: Trip, principal: Principal, message: Request | Notification | Response
     ) -> None:
-        limit = principal.limits.max_concurrency
         # Only requests take a place: an identity with one place, whose call asks it something,
         # could neither answer nor cancel.
-        if limit is None or not isinstance(message, Request):
+        if not isinstance(message, Request):
             return
-        key = principal.key
+        key, size = principal.key, len(trip.incoming.body)
+        if not self._accepted.take(key, size):
+            raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
+        trip.on_settled.append(lambda: self._accepted.give(key, size))
+        limit = principal.limits.max_concurrency
+        if limit is None:
+            return
         busy = self._busy.get(key, 0)
         if busy >= limit:
             raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))

@@ -24,39 +24,6 @@ class SseBounds:
     """Without a message in either direction, though the stream is read."""
     requests: int
     """Requests under way at once: their POSTs are over, so nothing else bounds them."""
-    request_bytes: int
-    """Of the bodies of all such requests of one principal; one alone is never too much."""
-    request_bytes_total: int
-    """The same of all principals. The front counts a body only until its POST is answered."""
-
-
-@define(eq=False)
-class AcceptedBytes:
-    """The bodies of requests that are under way, though their POSTs were answered."""
-
-    bounds: SseBounds
-    total: int = field(init=False, default=0)
-    _own: dict[str, int] = field(init=False, factory=dict)
-
-    def take(self, principal_key: str, size: int) -> bool:
-        """Hold so many bytes more; False, and nothing changes, when they do not fit."""
-        own = self._own.get(principal_key, 0)
-        if own and own + size > self.bounds.request_bytes:
-            return False
-        if self.total and self.total + size > self.bounds.request_bytes_total:
-            return False
-        self._own[principal_key] = own + size
-        self.total += size
-        return True
-
-    def give(self, principal_key: str, size: int) -> None:
-        """Hold so many no more."""
-        self.total -= size
-        left = self._own[principal_key] - size
-        if left:
-            self._own[principal_key] = left
-        else:
-            del self._own[principal_key]
 
 
 class Stage(Enum):

@@ -19,7 +19,7 @@ an unknown session, a body that cannot be read) keeps its HTTP status.
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from attrs import Factory, define, field
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.errors import Reason, Refusal, Refused
@@ -29,7 +29,6 @@ from mcpguard.pipeline.places import messages_path
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import GET_STREAM, Session, SessionBounds
 from mcpguard.pipeline.sse_session import (
-    AcceptedBytes,
     MessageStream,
     SseBounds,
     SseSession,
@@ -61,18 +60,10 @@ class SseWire:
     _open: dict[str, SseSession] = field(init=False, factory=dict)
     """By the ``sessionId`` of the endpoint. In the table each has another id, which nobody is
     told: so that no ``Mcp-Session-Id`` finds one."""
-    _accepted: AcceptedBytes = field(
-        init=False, default=Factory(lambda self: AcceptedBytes(self.bounds), takes_self=True)
-    )
     _draining: bool = field(init=False, default=False)
 
     def __len__(self) -> int:
         return len(self._open)
-
-    @property
-    def accepted_bytes(self) -> int:
-        """The bodies of requests that were accepted and have no outcome yet."""
-        return self._accepted.total
 
     # -- the stream ------------------------------------------------------------------------
 
@@ -196,10 +187,6 @@ class SseWire:
             raise Refused(Refusal(Reason.OVERLOADED, text, 1.0))
         held.requests += 1
         trip.on_settled.append(lambda: self._settled(held))
-        key, size = held.session.principal.key, len(trip.incoming.body)
-        if not self._accepted.take(key, size):
-            raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
-        trip.on_settled.append(lambda: self._accepted.give(key, size))
         if request.method == "initialize":
             await self._initialize(trip, held, request)
             return

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import RateLimitSettings
-from mcpguard.gateway.corridor import SESSIONS, SSE
-from mcpguard.pipeline.sse_session import AcceptedBytes
+from mcpguard.gateway.corridor import SESSIONS
 from mcpguard.protocol.mcp import METHODS
 from tests.pipeline.rig import MemoryOutlet, MemoryUpstream, Rig, api_key
 from tests.pipeline.sse_rig import PARAMS, SseClient
@@ -163,39 +161,6 @@ class CapTests(SynchronousTestCase):
         self.assertEqual(refused.status, 429)
         self.assertIn("retry-after", refused.headers)
         self.assertEqual(SseClient(rig).outlet.status, 429)
-
-    def test_bodies_of_accepted_requests(self) -> None:
-        """Answered POSTs count no more in the front: what they left behind is bounded here."""
-        rig = Rig()
-        clients = [SseClient(rig).initialize() for _ in range(2)]
-        bob = SseClient(rig, who="bob").initialize()
-        params = {"name": "t", "arguments": {"x": "y" * (SSE.request_bytes // 8)}}
-        for number in range(7):
-            clients[number % 2].ask("tools/call", params, number)
-        clients[0].ask("tools/call", params, "more")
-        refused = clients[0].messages[-1]
-        self.assertEqual((refused["id"], refused["error"]["code"]), ("more", 503))
-        bob.ask("tools/call", params, 1)
-        self.assertEqual(len(rig.upstream.asked), 8)
-        rig.upstream.links[0].answer(0, result={"content": []})
-        clients[1].ask("tools/call", params, "again")
-        self.assertEqual(len(rig.upstream.asked), 9)
-        for client in (*clients, bob):
-            client.outlet.leave()
-        self.assertEqual(rig.pipeline.sse.accepted_bytes, 0)
-
-    def test_bodies_of_all(self) -> None:
-        """One request alone is never too much; the bound of all holds for everybody."""
-        bounds = evolve(SSE, request_bytes=10, request_bytes_total=15)
-        accepted = AcceptedBytes(bounds)
-        self.assertTrue(accepted.take("alice", 12))
-        self.assertFalse(accepted.take("alice", 1))
-        self.assertTrue(accepted.take("bob", 3))
-        self.assertFalse(accepted.take("carol", 1))
-        accepted.give("alice", 12)
-        self.assertTrue(accepted.take("carol", 10))
-        self.assertTrue(accepted.take("bob", 2))
-        self.assertEqual(accepted.total, 15)
 
 
 class AnyOrderTests(SynchronousTestCase):
