@@ -108,8 +108,9 @@ def served(
         new_token=new_token,
         bounds=StatelessBounds(
             parking=ParkingBounds(
-                calls=1_000,
-                calls_per_principal=20,
+                # Each takes a place at the server: some must stay for calls that ask nothing.
+                calls=max(1, settings.max_concurrency // 2),
+                calls_per_principal=max(1, min(20, settings.max_concurrency // 4)),
                 size=67_108_864,
                 size_per_principal=16_777_216,
                 secs=300.0,
