@@ -111,9 +111,6 @@ class ClientCase(GatewayCase):
             "filesystem": scenarios.filesystem(str(directory.resolve())),
         }
         if translated:
-            for name in ("everything", "everything-http"):
-                steps = (scenarios.settling(), *planned[name].steps)
-                planned[name] = evolve(planned[name], steps=steps)
             planned = {name: evolve(one, stays=True) for name, one in planned.items()}
         return gateway, planned
 

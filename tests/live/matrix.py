@@ -139,9 +139,10 @@ LIMITS = (
     ),
     Limit(
         ("2026", "both"),
-        ("sse-2024", "stdio-2025"),
-        "Log messages are heard while no other call of the same identity wants any: its calls share"
-        " a session, and nothing in them says whose they are.",
+        ("sse-2024", "http-2025", "stdio-2025"),
+        "Log messages that do not say whose they are, as none does over stdio and HTTP+SSE and not"
+        " every server's over Streamable HTTP, are heard while no other call of the same identity"
+        " wants any: its calls share a session.",
     ),
     Limit(
         ("2026", "both"),

@@ -296,14 +296,6 @@ def everything(*, sessions: int) -> Scenario:
     )
 
 
-def settling() -> Step:
-    """A call for a while, before `everything` in translation: soon after the handshake the server
-    asks for the roots, which is put to whichever call runs, and that one misses progress meanwhile.
-    """
-    operation = "trigger-long-running-operation"
-    return call("settle", operation, containing("completed"), duration=1, steps=1)
-
-
 def filesystem(directory: str) -> Scenario:
     """The npm ``server-filesystem``; ``directory`` holds ``hello.txt`` with the text ``hello``."""
     return Scenario(
