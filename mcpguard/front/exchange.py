@@ -25,8 +25,9 @@ class Incoming:
     method: str
     path: str
     """The raw path without query, as on the wire (``/mcp/fs``)."""
-    query: str
-    headers: Mapping[str, tuple[str, ...]]
+    query: str = field(repr=False)
+    """It may name a session (HTTP+SSE)."""
+    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
     """Lower-case name -> every value in order of arrival, outer whitespace trimmed."""
     body: bytes = field(repr=False)
     peer: str
