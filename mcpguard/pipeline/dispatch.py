@@ -281,38 +281,36 @@ class RunningCall:
 
     def cancel(self, reason: str) -> None:
         """The client wants it no more: stop it at the server, answer nothing."""
-        if not self._end():
+        if not self._end(reason):
             return
-        if self.call is not None:
-            self.call.cancel(reason)
         left = self.reply.outlet.gone
         self.reply.abandon()
         self.trip.settle("cancelled", CLIENT_CLOSED if left else 200)
 
     def conclude(self, result: Message) -> None:
         """End a stream that has no end of its own, in order (the gateway stops, rights end)."""
-        if not self._end():
+        if not self._end("the gateway ends the stream"):
             return
-        if self.call is not None:
-            self.call.cancel("the gateway ends the stream")
         status = self.reply.end({"jsonrpc": "2.0", "id": self.client_id, "result": result})
         self.trip.settle("success", status)
 
     def abort(self, failure: UpstreamFailure) -> None:
         """The session ends under it."""
-        if not self._end():
+        if not self._end("session ended"):
             return
-        if self.call is not None:
-            self.call.cancel("session ended")
         self._refuse(refusal_of(failure))
 
-    def _end(self) -> bool:
+    def _end(self, cancel: str | None = None) -> bool:
+        """Whether it ends now; with ``cancel`` for that reason, before the server is through."""
         if self._ended:
             return False
         self._ended = True
         if self._committing is not None:
             self._committing.cancel()
             self._committing = None
+        if cancel is not None and self.call is not None:
+            # Before the link is given back: one that closes fails what still runs on it.
+            self.call.cancel(cancel)
         if self.on_end is not None:
             self.on_end(self)
         return True

@@ -10,6 +10,7 @@ from mcpguard.errors import Reason
 from mcpguard.upstream.link import CallSink, Eras, Link, Opening, Outbound, UpstreamFailure
 from tests.pipeline.rig import MODERN, MemoryCall, MemoryLink, MemoryOutlet, MemoryUpstream, Rig
 
+LISTEN = "subscriptions/listen"
 PARAMS = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
 
 
@@ -54,6 +55,17 @@ class SlowUpstream(MemoryUpstream):
     def stateless(self, *args: Any) -> Deferred[Link]:
         """See the double."""
         return self._after("stateless", super().stateless(*args))
+
+
+class ClosingLink(MemoryLink):
+    """A link that notes what still ran when it was closed: over HTTP that counts as failed."""
+
+    ran: int = 0
+
+    def close(self) -> Deferred[None]:
+        """Count the requests that nobody cancelled."""
+        self.ran += sum(call.cancelled is None for _, _, call in self.requests)
+        return super().close()
 
 
 class DepartureCase(SynchronousTestCase):
@@ -155,6 +167,28 @@ class StatelessDepartureTests(DepartureCase):
         self.assertEqual([one.method for one in self.upstream.asked], ["tools/list"])
         self.assertEqual(link.closed, 1)
         self.assert_cancelled()
+
+    def test_cancelled_before_the_link_is_closed(self) -> None:
+        """What a client gives up is cancelled, not failed by the closing of its link."""
+
+        def stop() -> None:
+            self.rig.modern(LISTEN, {"notifications": {}})
+            self.rig.pipeline.drain()
+
+        ways = {
+            "stop": stop,
+            "stateless": lambda: self.rig.modern("prompts/get", {"name": "p"}).leave(),
+            "bare": lambda: self.rig.call("prompts/get", {"name": "p"}, accept="*/*").leave(),
+            "listen": lambda: self.rig.modern(LISTEN, {"notifications": {}}).leave(),
+        }
+        for name, end in ways.items():
+            with self.subTest(name):
+                self.setUp()
+                self.upstream.make_link = ClosingLink
+                end()
+                link = self.upstream.links[0]
+                assert isinstance(link, ClosingLink)
+                self.assertEqual((len(link.requests), link.closed, link.ran), (1, 1, 0))
 
     def test_listening_while_the_gateway_stops(self) -> None:
         """A listen that was on its way when the stop began is refused, or nothing would end it."""
