@@ -3,12 +3,16 @@
 from collections import deque
 
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import Link, Message, Outbound, UpstreamFailure
 
 log = Logger()
+
+BUSY_SECS = 1.0
+"""Before another try where a server has no place free and does not say when."""
 
 
 @frozen
@@ -47,17 +51,17 @@ class Posture:
             ):
                 self.subscribed[uri] = None
 
-    def restore(self, link: Link, version: str, principal_key: str) -> None:
+    def restore(self, link: Link, clock: IReactorTime, version: str, principal_key: str) -> None:
         """Tell a new session, one thing after the other, beside what its client asks now.
 
-        One at a time, because ``max_concurrency`` is for callers. A refusal changes nothing: the
-        resource may be gone.
+        One at a time, because ``max_concurrency`` is for callers; where they take all of it, later.
+        A refusal changes nothing: the resource may be gone.
         """
         wanted: deque[tuple[str, Message]] = deque()
         if self.level is not None:
             wanted.append(("logging/setLevel", {"level": self.level}))
         wanted.extend(("resources/subscribe", {"uri": uri}) for uri in self.subscribed)
-        _Restoring(self, link, version, principal_key, wanted).next()
+        _Restoring(self, link, clock, version, principal_key, wanted).next()
 
 
 @define(eq=False)
@@ -66,6 +70,7 @@ class _Restoring:
 
     posture: Posture
     link: Link
+    clock: IReactorTime
     version: str
     principal_key: str
     wanted: deque[tuple[str, Message]]
@@ -80,12 +85,23 @@ class _Restoring:
         self._sending = True
         while self._due and self.wanted:
             method, params = self.wanted.popleft()
-            if method == "resources/subscribe" and params["uri"] not in self.posture.subscribed:
+            if not self._holds(method, params):
                 continue
             self._due = False
             outbound = Outbound(0, method, params, self.version, self.principal_key)
-            self.link.request(outbound, _Told(self, method))
+            self.link.request(outbound, _Told(self, method, params))
         self._sending = False
+
+    def _holds(self, method: str, params: Message) -> bool:
+        """Whether the client has not said otherwise meanwhile."""
+        if method == "resources/subscribe":
+            return params["uri"] in self.posture.subscribed
+        return bool(params["level"] == self.posture.level)
+
+    def again(self, method: str, params: Message, delay: float) -> None:
+        """Send one of them once more in a while; a session that is over by then refuses it."""
+        self.wanted.appendleft((method, params))
+        self.clock.callLater(delay, self.next)
 
 
 @define(eq=False)
@@ -94,6 +110,7 @@ class _Told:
 
     restoring: _Restoring
     method: str
+    params: Message
 
     def notification(self, message: Message) -> None:
         """Drop it."""
@@ -105,7 +122,9 @@ class _Told:
         self.restoring.next()
 
     def failed(self, failure: UpstreamFailure) -> None:
-        """Go on if the server is only slow."""
+        """Go on if the server is only slow, or has no place free."""
         log.info("{method} failed: {why}", method=self.method, why=failure.detail)
         if failure.reason is Reason.UPSTREAM_TIMEOUT:
             self.restoring.next()
+        elif failure.reason is Reason.UPSTREAM_BUSY:
+            self.restoring.again(self.method, self.params, failure.retry_after or BUSY_SECS)

@@ -182,7 +182,7 @@ class RenewingLink:
             raise UpstreamFailure(Reason.SESSION_NOT_FOUND, detail)
         if self.posture.initialized:
             opening.link.notify("notifications/initialized", None)
-        self.posture.restore(opening.link, self._version or "", self.principal_key)
+        self.posture.restore(opening.link, self.all.clock, self._version or "", self.principal_key)
 
     # -- Link ------------------------------------------------------------------------------
 
@@ -353,6 +353,9 @@ class RenewingLink:
         waiting, self._waiting = self._waiting, []
         for attempt in waiting:
             self.send(attempt)
+        if self._line is None and self._over is None and self._listening():
+            # Lost again before this was called, when there was a renewal under way already.
+            self._renew_soon(0.0)
 
     def _not_renewed(self, problem: Failure) -> None:
         self._renewing = None
@@ -374,6 +377,9 @@ class RenewingLink:
         self.all.count("failed")
         self._book(0.0)
         self._fail_waiting(failure)
+        if self._over is None and self._listening():
+            # Who only listens does not ask again; a server takes a while to start.
+            self._renew_soon(failure.retry_after or 0.0)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

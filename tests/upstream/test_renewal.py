@@ -219,6 +219,57 @@ class FailedRenewalTests(RenewalCase):
             self.clock.advance(0)
         self.assertEqual(pauses, [1.0, 2.0, 4.0])
 
+    def test_listeners_do_not_ask_again(self) -> None:
+        """A server that is not back yet is tried again for them, ever more seldom, as long as
+        somebody listens.
+        """
+        _, old = self.open()
+        self.listener.attended = True
+        old.inbox.closed(FORGOTTEN)
+        self.clock.advance(2.0)
+        tries = []
+        for count in range(2, 5):
+            self.assertEqual(len(self.server.openings), count)
+            self.server.openings[-1].refuse(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE))
+            began = self.clock.seconds()
+            while len(self.server.openings) == count and self.clock.seconds() < 60:
+                self.clock.advance(0.5)
+            tries.append(self.clock.seconds() - began)
+        self.assertEqual(tries, [1.0, 2.0, 4.0])
+        new = self.server.openings[-1].accept()
+        new.inbox.notification(UPDATED)
+        self.assertEqual(self.listener.notes, [UPDATED])
+        new.inbox.closed(FORGOTTEN)
+        self.listener.attended = False
+        self.clock.advance(600)
+        self.assertEqual(len(self.server.openings), 5)
+
+    def test_not_before_the_server_says(self) -> None:
+        """One that names a time is not asked before it."""
+        _, old = self.open()
+        self.listener.attended = True
+        old.inbox.closed(FORGOTTEN)
+        self.clock.advance(2.0)
+        self.server.openings[-1].refuse(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "", 9.0))
+        self.clock.advance(8.9)
+        self.assertEqual(len(self.server.openings), 2)
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.server.openings), 3)
+
+    def test_lost_while_it_is_told_the_state(self) -> None:
+        """A new session that is lost before the renewal is over is renewed for a listener too."""
+        link, old = self.open()
+        self.ask(link, "resources/subscribe", uri="a:1")
+        old.calls[-1].result()
+        self.listener.attended = True
+        old.inbox.closed(FORGOTTEN)
+        self.clock.advance(2.0)
+        opening = self.server.openings[-1]
+        inner = LinkDouble(opening.inbox, at_once=lambda call: opening.inbox.closed(FORGOTTEN))
+        opening.deferred.callback(Opening(inner, {"protocolVersion": VERSION}))
+        self.clock.advance(60.0)
+        self.assertEqual(len(self.server.openings), 3)
+
     def test_a_session_lost_again_and_again(self) -> None:
         """A server that forgets at once is not greeted for every request."""
         link, _ = self.lost()
@@ -481,6 +532,28 @@ class PostureTests(RenewalCase):
             else:
                 new.calls[0].sink.failed(UpstreamFailure(Reason.UPSTREAM_TIMEOUT))
             self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:2"})
+
+    def test_callers_come_first(self) -> None:
+        """Where they take all places it is told later, if that is still wanted then."""
+        link, old = self.open()
+        self.told(link, old, "logging/setLevel", level="info")
+        for uri in ("a:1", "a:2"):
+            self.told(link, old, "resources/subscribe", uri=uri)
+        old.inbox.closed(FORGOTTEN)
+        self.ask(link)
+        new = self.renewed()
+        busy = UpstreamFailure(Reason.UPSTREAM_BUSY, "max_concurrency", 2.0)
+        new.calls[0].sink.failed(busy)
+        self.clock.advance(1.9)
+        self.assertEqual(new.methods, ["logging/setLevel", "tools/call"])
+        self.told(link, new, "logging/setLevel", level="error")
+        self.clock.advance(0.1)
+        self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:1"})
+        new.calls[-1].sink.failed(busy)
+        self.clock.advance(2.0)
+        self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:1"})
+        new.calls[-1].result()
+        self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:2"})
 
     def test_a_new_loss_stops_it(self) -> None:
         """The next renewal begins again."""
