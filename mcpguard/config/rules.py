@@ -3,6 +3,8 @@
 import os
 import shutil
 
+from attrs import fields_dict
+
 from mcpguard.config.commands import REASON, runs_a_shell
 from mcpguard.config.document import quoted
 from mcpguard.config.settings import (
@@ -95,6 +97,14 @@ def restart(draft: Draft) -> None:
         )
 
 
+def bridge(draft: Draft) -> None:
+    """A server that knows no handshake cannot be fallen back to."""
+    if draft.values.get("era") == "modern" and draft.values.get("bridge") == "fallback":
+        draft.at("bridge").complain(
+            'not "fallback" for era = "modern": clients cannot shake hands with that server'
+        )
+
+
 def single_or_servers(draft: Draft) -> None:
     """``[upstream]`` is one server, or holds several, or both."""
     has_servers = bool(draft.place.value.get("servers"))
@@ -124,10 +134,8 @@ def _refuse_second_default(draft: Draft) -> None:
             )
 
 
-UPSTREAM_FIELDS = frozenset(
-    {*STDIO_ONLY, *HTTP_ONLY, "timeout_secs", "max_timeout_secs", "max_concurrency"}
-    | {"max_message_size", "era", "restart"}
-)
+UPSTREAM_FIELDS = frozenset(fields_dict(UpstreamSettings)) - {"name", "path_prefix", "strip_prefix"}
+"""What ``[upstream]`` says of a server of its own; how the others are reached it cannot say."""
 
 
 def prefixes_and_names(drafts: list[Draft]) -> None:

@@ -80,7 +80,7 @@ SERVER_ENTRY = Table(
     },
     required=("name",),
     later=UPSTREAM_LATER,
-    rules=(rules.transport, rules.timeouts, rules.restart),
+    rules=(rules.transport, rules.timeouts, rules.restart, rules.bridge),
 )
 
 SERVERS = Tables(
@@ -108,5 +108,5 @@ UPSTREAM = Table(
     {**UPSTREAM_KEYS, "servers": SERVERS},
     later=UPSTREAM_LATER,
     elsewhere=dict.fromkeys(("name", "path_prefix", "strip_prefix"), _IN_SERVERS),
-    rules=(rules.single_or_servers, rules.timeouts, rules.restart),
+    rules=(rules.single_or_servers, rules.timeouts, rules.restart, rules.bridge),
 )

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.config.rules import OWN_SERVER
+from mcpguard.config.upstream_schema import UPSTREAM_KEYS
 from mcpguard.errors import ConfigurationError
 from tests.config.samples import HASH, UPSTREAM, problems, read
 
@@ -71,6 +73,18 @@ class TransportTests(SynchronousTestCase):
             '[upstream]\nrestart = "end"\n[[upstream.servers]]\nname = "a"\ncommand = "true"\n'
         )
         self.assertIn("belongs to one server", self.only_problem(several))
+
+    def test_bridge(self) -> None:
+        """Falling back needs a server that may know the handshake; with translation all is well."""
+        text = '[upstream]\ncommand = "true"\nera = "{}"\nbridge = "{}"\n'
+        for era, bridge in (("auto", "fallback"), ("legacy", "fallback"), ("modern", "translate")):
+            (one,) = read(text.format(era, bridge)).settings.upstreams
+            self.assertEqual((one.era, one.bridge), (era, bridge))
+        self.assertEqual(
+            self.only_problem(text.format("modern", "fallback")),
+            'upstream.bridge: not "fallback" for era = "modern": clients cannot shake hands with'
+            " that server (line 4)",
+        )
 
     def test_mixed(self) -> None:
         """A key of the other transport is an error, on its own line."""
@@ -171,6 +185,16 @@ class ServersTests(SynchronousTestCase):
                 " [[upstream.servers]] it is for (line 2)",
             ),
         )
+
+    def test_every_key_beside_servers(self) -> None:
+        """Each key of a server is noticed there, also those that were added last."""
+        for key in UPSTREAM_KEYS.keys() - set(OWN_SERVER):
+            with self.subTest(key):
+                text = self.servers('name = "a"', head=f"[upstream]\n{key} = 77777\n")
+                self.assertTrue(
+                    any(one.startswith(f"upstream.{key}: belongs to") for one in problems(text)),
+                    problems(text),
+                )
 
     def test_empty_list(self) -> None:
         """A list without servers is no configuration."""
