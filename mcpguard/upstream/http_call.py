@@ -176,6 +176,15 @@ class HttpCall:
             self._deadline.cancel()
         self._deadline = clock.callLater(max(0.0, deadline - clock.seconds()), self._expire)
 
+    def abandoned(self, failure: UpstreamFailure) -> None:
+        """The server has said to somebody that it knows the session no more.
+
+        What it may have looked at before that has an answer of its own coming: the result, the
+        same word, or the end of the connection. Over HTTP+SSE there is no way left for one.
+        """
+        if self.link.answers_aside or not self._may_have_begun:
+            self.fail(failure)
+
     def fail(self, failure: UpstreamFailure) -> None:
         """End it because its link has ended."""
         if self._done:

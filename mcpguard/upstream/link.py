@@ -117,7 +117,11 @@ class Inbox(Protocol):
         ...
 
     def closed(self, failure: UpstreamFailure) -> None:
-        """The link is dead for good (child exited, session forgotten); calls have failed."""
+        """The link is dead for good (child exited, session forgotten); calls have failed.
+
+        Those that an HTTP server may have looked at before it forgot the session end by
+        themselves, as far as the link is not closed.
+        """
         ...
 
 

@@ -212,7 +212,7 @@ class UrlSession(ABC):
 
     def forgotten(self, failure: UpstreamFailure) -> None:
         """See `http_call.CallLink`: all is over, and there is nothing left to end there."""
-        if self._end(failure):
+        if self._end(failure, HttpCall.abandoned):
             self.inbox.closed(failure)
 
     # inside
@@ -300,11 +300,18 @@ class UrlSession(ABC):
 
     def _abandon(self, why: str) -> Deferred[None]:
         """End it from our side."""
-        if not self._end(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, why)):
-            return succeed(None)
-        return self._farewell()
+        failure = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, why)
+        if self._end(failure):
+            return self._farewell()
+        for call in tuple(self._calls):
+            call.fail(failure)
+        return succeed(None)
 
-    def _end(self, failure: UpstreamFailure) -> bool:
+    def _end(
+        self,
+        failure: UpstreamFailure,
+        stop: Callable[[HttpCall, UpstreamFailure], None] = HttpCall.fail,
+    ) -> bool:
         """Stop everything that runs; False when that was done before."""
         if self._over is not None:
             return False
@@ -314,7 +321,7 @@ class UrlSession(ABC):
             post.stop()
         self._posts.clear()
         for call in tuple(self._calls):
-            call.fail(failure)
+            stop(call, failure)
         self._held = None
         self.on_end(self)
         return True

@@ -434,19 +434,59 @@ class ForgottenTests(HttpCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_404(self) -> None:
-        """404 says so, whatever the body; other calls of the session fail with it.
-
-        They may have been carried out, which is not what ``SESSION_NOT_FOUND`` says of a call.
-        """
+        """404 says so, whatever the body."""
         inbox = Inbox()
         link = self.ready(inbox)
-        _, other, _ = self.ask(link, self.legacy(name="o"))
         _, sink, sent = self.ask(link, self.legacy(name="x"))
         error = {"code": -32001, "message": "Session not found"}
         sent.json({"jsonrpc": "2.0", "id": sent.message["id"], "error": error}, 404)
-        self.assertIs(other.reason, Reason.UPSTREAM_FAILED)
-        self.assertEqual((sink.ends, other.ends), (1, 1))
+        self.assertEqual(sink.ends, 1)
         self.check(sent, sink, inbox, link)
+
+    def test_404_while_others_run(self) -> None:
+        """What the server may have looked at before still ends as the server says: each with its
+        answer, the same word, or, if that never comes, a failure that is no reason to repeat it.
+        """
+        inbox = Inbox()
+        link = self.ready(inbox)
+        asked = [self.ask(link, self.legacy(name=name)) for name in ("a", "b", "c", "d", "x")]
+        (_, done, first), (_, same, second), (_, cut, third), (gone, given_up, _), (*_, told) = (
+            asked
+        )
+        told.status(404)
+        self.assertEqual([one.reason for one in inbox.closings], [Reason.SESSION_NOT_FOUND])
+        self.assertEqual([one.ends for one in (done, same, cut, given_up)], [0] * 4)
+        first.result({"ok": True})
+        self.assertEqual(done.answers[0]["result"], {"ok": True})
+        second.status(404)
+        self.assertIs(same.reason, Reason.SESSION_NOT_FOUND)
+        third.lose()
+        self.assertIs(cut.reason, Reason.UPSTREAM_FAILED)
+        gone.cancel("x")
+        self.assertEqual((len(inbox.closings), given_up.ends), (1, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_they_end_with_the_link(self) -> None:
+        """When it is closed, or the upstream stopped, nobody waits for them any more."""
+        for stop in (False, True):
+            link = self.ready()
+            _, other, sent = self.ask(link, self.legacy(name="o"))
+            self.ask(link, self.legacy(name="x"))[2].status(404)
+            if stop:
+                self.upstream.stop()
+            else:
+                link.close()
+            self.assertIs(other.reason, Reason.UPSTREAM_UNAVAILABLE)
+            self.assertTrue(sent.aborted)
+
+    def test_they_have_their_time(self) -> None:
+        """A server that does not answer them is not waited for longer than for any."""
+        link = self.ready()
+        _, other, _ = self.ask(link, self.legacy(name="o"))
+        self.ask(link, self.legacy(name="x"))[2].status(404)
+        self.clock.advance(60)
+        self.assertIs(other.reason, Reason.UPSTREAM_TIMEOUT)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_404_while_others_are_held(self) -> None:
         """A call that was never sent may be sent again on another session."""
