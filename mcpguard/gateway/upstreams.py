@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDe
 from twisted.logger import Logger
 
 from mcpguard.config.settings import Settings, UpstreamSettings
+from mcpguard.errors import Reason
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.pool import PooledSession
 from mcpguard.pipeline.schemas import CLIENT_INFO, OneAnswer, gateway_meta
@@ -158,6 +159,9 @@ async def _try(upstream: Upstream) -> dict[str, Any]:
     else:
         link = await upstream.stateless(_CHECKER, "")
         info, protocol, capabilities = _discovered(eras)
+        if eras.discovered is None:
+            # It is only said to be stateless (era = "modern"): its tools must show that it is.
+            capabilities = {"tools": {}}
         meta = gateway_meta()
     try:
         listed = isinstance(capabilities, dict) and "tools" in capabilities
@@ -199,9 +203,12 @@ async def _tools(link: Link, version: str, meta: Message | None) -> list[str]:
             ),
             sink,
         )
-        result = (await sink.done).get("result")
+        answer = await sink.done
+        result = answer.get("result")
         if not isinstance(result, dict):
-            break
+            error = answer.get("error")
+            words = error.get("message") if isinstance(error, dict) else "no result"
+            raise UpstreamFailure(Reason.UPSTREAM_FAILED, f"tools/list: {words}")
         listed = result.get("tools")
         names += [
             tool["name"]

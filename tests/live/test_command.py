@@ -107,6 +107,18 @@ class CommandTests(LiveCase):
         self.assertIn("failed Upstream did not answer: ", out)
         self.assertNotIn("Traceback", out)
 
+    async def test_server_of_another_era(self) -> None:
+        """A handshake server behind ``era = "modern"`` is no server that answers."""
+        demo = (sys.executable, "-m", "mcpguard.demo", "--http", "--port", "0", "--era", "legacy")
+        server = self.start(demo, **self.how)
+        url = (await server.said(r"listening on (\S+)$"))[1].decode()
+        self.config.write_text(f'[upstream]\ntransport = "http"\nera = "modern"\nurl = "{url}"\n')
+        status, out, err = await self.run_program(
+            (*COMMAND, "check-upstream"), seconds=40, **self.how
+        )
+        self.assertEqual(status, 1, out + err)
+        self.assertIn("failed Upstream did not answer: ", out)
+
     async def test_keys_made_at_once(self) -> None:
         """Of several that add keys at the same time, each adds one or says that it did not."""
         runs = [
