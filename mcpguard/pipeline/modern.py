@@ -209,7 +209,11 @@ class ModernWire:
         try:
             if request.method == "tools/call":
                 tool = str(params["name"])
-                schema = await self.schemas.find(server, route.path, principal.key, link, tool)
+                # A pooled session is one for these: the same then serves the list and the call.
+                declared = params["_meta"][META_CAPABILITIES] if eras.bridged else None
+                schema = await self.schemas.find(
+                    server, route.path, principal.key, link, tool, declared
+                )
                 arguments = params.get("arguments") or {}
                 refusal = check_param_headers(schema, arguments, headers_of)
                 if refusal is not None:

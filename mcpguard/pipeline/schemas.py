@@ -27,11 +27,14 @@ View = tuple[str, str, str]
 CLIENT_INFO = {"name": "mcp-guard", "version": "1"}
 
 
-def gateway_meta() -> Message:
-    """The ``_meta`` of a stateless request the gateway makes on its own behalf."""
+def gateway_meta(capabilities: Message | None = None) -> Message:
+    """The ``_meta`` of a stateless request the gateway makes on its own behalf.
+
+    ``capabilities`` are those of the client on whose account it is made, by default none.
+    """
     return {
         META_VERSION: MODERN_VERSIONS[0],
-        META_CAPABILITIES: {},
+        META_CAPABILITIES: capabilities or {},
         META_CLIENT_INFO: dict(CLIENT_INFO),
     }
 
@@ -85,11 +88,19 @@ class ToolSchemas:
         """What is known is out of date: whoever needs it next asks the server."""
         self._known.pop((principal_key, server, path), None)
 
-    async def find(self, server: str, path: str, principal_key: str, link: Link, tool: str) -> Any:
+    async def find(
+        self,
+        server: str,
+        path: str,
+        principal_key: str,
+        link: Link,
+        tool: str,
+        capabilities: Message | None = None,
+    ) -> Any:
         """The input schema of a tool with annotations, asked of the server; None without.
 
-        ``path`` is what goes behind the URL of ``server``, ``link`` leads there. Raises Refused
-        when the server cannot be asked.
+        ``path`` is what goes behind the URL of ``server``, ``link`` leads there; ``capabilities``
+        are declared where it is asked. Raises Refused when the server cannot be asked.
         """
         view = (principal_key, server, path)
         while True:
@@ -106,7 +117,7 @@ class ToolSchemas:
             await waiting
         self._asking[view] = []
         try:
-            tools = await self._ask(principal_key, link)
+            tools = await self._ask(principal_key, link, gateway_meta(capabilities))
         except Exception as problem:
             for one in self._asking.pop(view):
                 one.errback(problem)
@@ -119,11 +130,11 @@ class ToolSchemas:
             one.callback(None)
         return tools.get(tool)
 
-    async def _ask(self, principal_key: str, link: Link) -> dict[str, Any]:
+    async def _ask(self, principal_key: str, link: Link, meta: Message) -> dict[str, Any]:
         tools: dict[str, Any] = {}
         cursor: str | None = None
         for _ in range(self.max_pages):
-            params: Message = {"_meta": gateway_meta()}
+            params: Message = {"_meta": meta}
             if cursor is not None:
                 params["cursor"] = cursor
             sink = OneAnswer()

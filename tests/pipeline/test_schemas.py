@@ -67,6 +67,20 @@ class WaitingTests(SchemaCase):
         first.link.answer(0, result=page(("query", ANNOTATED)))
         self.assertEqual((first.found, second.found), ([ANNOTATED], [ANNOTATED]))
 
+    def test_on_whose_account(self) -> None:
+        """The gateway names itself, and declares what the caller's client can do, or nothing."""
+        forms: dict[str, Any] = {"elicitation": {}}
+        link = MemoryLink()
+        Deferred.fromCoroutine(self.schemas.find("a", "", "bob", link, "query", forms))
+        asked = [one.requests[0][0].params or {} for one in (self.ask().link, link)]
+        metas = [params["_meta"] for params in asked]
+        key = "io.modelcontextprotocol/clientCapabilities"
+        self.assertEqual([meta[key] for meta in metas], [{}, forms])
+        self.assertEqual(
+            [meta["io.modelcontextprotocol/clientInfo"]["name"] for meta in metas],
+            ["mcp-guard", "mcp-guard"],
+        )
+
     def test_nor_before_the_last_page(self) -> None:
         """The first page does not speak for the second."""
         first = self.ask()

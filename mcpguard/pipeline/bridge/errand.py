@@ -110,7 +110,6 @@ class Errand:
         meta = (self.outbound.params or {}).get("_meta")
         return (
             self.outbound.method == "tools/list"
-            and not self.capabilities
             and isinstance(meta, dict)
             and meta.get(META_CLIENT_INFO) == CLIENT_INFO
         )

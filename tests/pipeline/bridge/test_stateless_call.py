@@ -98,6 +98,12 @@ class RequestTests(SynchronousTestCase):
         self.rig.send("tools/list", capabilities={})
         self.assertEqual(len(self.rig.upstream.links), 3)
 
+    def test_own_list_comes_before_the_first_call(self) -> None:
+        """What the look at the tools has to open is the session of the call it is for."""
+        self.rig.send("tools/list", meta=gateway_meta(FORMS))
+        self.rig.call()
+        self.assertEqual([len(one.requests) for one in self.rig.upstream.links], [2])
+
     def test_foreign_principal(self) -> None:
         """A link sends nothing for anybody but its principal."""
         link = self.rig.links.link("bob", "")
