@@ -1,6 +1,9 @@
 """Tests of the documentation: what it shows works, what it names exists."""
 
+import ast
+import errno
 import json
+import os
 import re
 import string
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from mcpguard.cli import main
 from mcpguard.config.load import Format, loads
 from mcpguard.config.settings import Settings
 from mcpguard.errors import ConfigurationError
+from mcpguard.gateway.serving import MAX_BRIDGED_PER_PRINCIPAL, MAX_BRIDGED_SESSIONS, RENEWAL
 from mcpguard.observe.audit.rendering import FIELDS
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS
 from mcpguard.observe.events import EVENT_TYPES
@@ -269,6 +273,37 @@ class FactTests(SynchronousTestCase):
         for name, declared in FURTHER.items():
             self.assertEqual(rows[name], declared.labels, name)
         self.assertEqual(BUCKETS[-4:], (1.0, 2.5, 5.0, 10.0))
+
+    def test_renewal_bounds(self) -> None:
+        """What a session begun anew takes along is bounded as the page says."""
+        text = (ROOT / "docs" / "upstreams.md").read_text(encoding="utf-8").replace("\n", " ")
+        kept = RENEWAL.posture
+        for words in (
+            f"At most {kept.max_subscriptions} subscriptions of {kept.max_uri} characters",
+            f"more than {RENEWAL.max_params // 1024} KiB of parameters",
+        ):
+            self.assertIn(words, text)
+        limits = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+        self.assertIn(f"{RENEWAL.max_waiting} requests wait meanwhile", limits)
+        self.assertIn(f"{MAX_BRIDGED_SESSIONS:,}".replace(",", " "), limits)
+        self.assertIn(f"and {MAX_BRIDGED_PER_PRINCIPAL} of one identity", limits)
+
+    def test_messages(self) -> None:
+        """Each message that troubleshooting quotes is one that the gateway has."""
+        known = [os.strerror(errno.EADDRINUSE)]
+        for file in (ROOT / "mcpguard").rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    known.append(node.value)
+        page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+        cells = re.findall(r"(?m)^\| (.*?) \|", page) + re.findall(r"(?m)^- (`.*? .*?`)", page)
+        count = 0
+        for code in [code for cell in cells for code in _CODE.findall(cell)]:
+            for part in re.split(r"…|'X'|: |, yet |HTTP 404|[a-z_]+ = .*", code):
+                if " " in part.strip():
+                    count += 1
+                    self.assertTrue(any(part.strip() in text for text in known), code)
+        self.assertGreater(count, 20)
 
 
 class UnitTests(SynchronousTestCase):
