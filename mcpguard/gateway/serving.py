@@ -88,7 +88,11 @@ def served(
                 max_pause_secs=10.0,
             ),
             listen=ListenBounds(
-                uris=100, uri_bytes=8_192, ack_secs=15.0, first_secs=0.5, most_secs=30.0
+                uris=100,
+                uri_bytes=8_192,
+                ack_secs=min(15.0, settings.timeout_secs),
+                first_secs=0.5,
+                most_secs=30.0,
             ),
             questions=100,
         ),

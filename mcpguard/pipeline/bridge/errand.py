@@ -94,7 +94,11 @@ class Errand:
             home.leave(self.client, [], answered=False)
             return
         self.home, self.initialized = home, home.initialized
-        await home.hear_from(self.client.log_level)
+        try:
+            await home.hear_from(self.client.log_level)
+        except UpstreamFailure:
+            if self.home is home:
+                raise
         if self.home is home and not self._over:
             self.client.ready()
 

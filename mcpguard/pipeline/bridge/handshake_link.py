@@ -11,6 +11,7 @@ from mcpguard.errors import INVALID_PARAMS, METHOD_NOT_FOUND, Reason
 from mcpguard.observe.events import Meter
 from mcpguard.pipeline.bridge.borrowed_call import BorrowedCall, OverCall, StatelessWay
 from mcpguard.pipeline.bridge.handshake_call import CallBounds, HandshakeCall
+from mcpguard.pipeline.bridge.lodging import tell_each
 from mcpguard.pipeline.bridge.session_listen import ListenBounds, SessionListen
 from mcpguard.pipeline.dispatch import STRAYS
 from mcpguard.pipeline.modern import well_annotated
@@ -115,8 +116,8 @@ class HandshakeLink:
             return
         self._closed = True
         self.listen.close()
-        for call in list(self._calls):
-            call.fail(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the link was closed"))
+        failure = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the link was closed")
+        tell_each(self._calls, lambda call: call.fail(failure))
         self.on_closed(self)
 
     # -- what is answered here -------------------------------------------------------------

@@ -1,11 +1,25 @@
 """Who lives in a session that stateless requests share, and what the server asks of them."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from attrs import define, frozen
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 
 from mcpguard.upstream.link import Call, Id, Message, UpstreamFailure
+
+log = Logger()
+One = TypeVar("One")
+
+
+def tell_each(all: Iterable[One], tell: Callable[[One], object]) -> None:
+    """Tell each of those there are now; what goes wrong with one is logged and harms no other."""
+    for one in tuple(all):
+        try:
+            tell(one)
+        except Exception:
+            log.failure("somebody could not be told")
 
 
 @frozen

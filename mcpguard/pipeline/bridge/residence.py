@@ -8,9 +8,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mcpguard.errors import INTERNAL_ERROR
+from mcpguard.errors import INTERNAL_ERROR, Reason
 from mcpguard.observe.events import Meter
-from mcpguard.pipeline.bridge.lodging import Asked, Hearer, Lodger, ResidenceBounds
+from mcpguard.pipeline.bridge.lodging import Asked, Hearer, Lodger, ResidenceBounds, tell_each
 from mcpguard.pipeline.bridge.parking import ParkingLot
 from mcpguard.pipeline.bridge.subscriptions import Subscriptions
 from mcpguard.pipeline.dispatch import STRAYS
@@ -59,6 +59,8 @@ class Residence:
     _waiting: list[Asked] = field(init=False, factory=list)
     _levels: DeferredLock = field(init=False, factory=DeferredLock)
     _level: int | None = field(init=False, default=None)
+    _silence: UpstreamFailure | None = field(init=False, default=None)
+    """What the latest try to set the level that had no answer in time has come to."""
 
     def __attrs_post_init__(self) -> None:
         self.subscriptions = Subscriptions(lambda method, uri: self.query(method, {"uri": uri}))
@@ -161,16 +163,24 @@ class Residence:
     async def hear_from(self, level: int | None) -> None:
         """See to it that the server sends log messages from this level on.
 
-        It never sends less than before: whoever wants less of it is told less of it here.
+        It never sends less than before: whoever wants less of it is told less of it here. Raises
+        `UpstreamFailure` when the server does not answer in time: who waits meanwhile does not
+        wait for it again.
         """
         if level is None or "logging" not in self.server_capabilities:
             return
+        silence = self._silence
         async with self._levels:
             if self.over or (self._level is not None and self._level <= level):
                 return
+            if self._silence is not None and self._silence is not silence:
+                raise self._silence
             try:
                 await self.query("logging/setLevel", {"level": LOG_LEVELS[level]})
             except UpstreamFailure as failure:
+                if failure.reason is Reason.UPSTREAM_TIMEOUT:
+                    self._silence = failure
+                    raise
                 log.info("the log level was not set: {why}", why=failure)
                 # If it was for the session being lost, that is told in this very turn.
                 await deferLater(self.clock, 0)
@@ -242,8 +252,7 @@ class Residence:
         if not isinstance(params, dict):
             self._stray("notification")
         elif method in LIST_CHANGES or method == UPDATED:
-            for hearer in list(self._hearers):
-                hearer.hear(message)
+            tell_each(self._hearers, lambda hearer: hearer.hear(message))
         elif method == LOGGED:
             self._logged(message)
         elif method == _WITHDRAWN:
@@ -258,10 +267,8 @@ class Residence:
         self.over = True
         for asked in self.adopt(len(self._waiting)):
             self._drop(asked)
-        for lodger in list(self._lodgers):
-            lodger.lost(failure)
-        for hearer in list(self._hearers):
-            hearer.lost()
+        tell_each(self._lodgers, lambda lodger: lodger.lost(failure))
+        tell_each(self._hearers, lambda hearer: hearer.lost())
 
     def _logged(self, message: Message) -> None:
         """Nobody says whose it is, so it is somebody's only if just one wants any."""

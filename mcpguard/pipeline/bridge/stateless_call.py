@@ -282,6 +282,8 @@ class StatelessCall:
 
     def _gathered(self) -> None:
         self._gathering = None
+        if self._lingering is not None:
+            return  # the end has come in the meantime, and is told with no question any more
         if self._asked:
             self._park()
         else:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from mcpguard.errors import Reason
 from mcpguard.pipeline.bridge.errand import refusal_as_failure
 from mcpguard.pipeline.bridge.residence import Residence, Residences
 from mcpguard.pipeline.streams import stop_timer
@@ -27,7 +28,7 @@ from mcpguard.protocol.bridge.listening import (
     wish,
 )
 from mcpguard.protocol.bridge.stateless import opened
-from mcpguard.upstream.link import CallSink, Message, Outbound
+from mcpguard.upstream.link import CallSink, Message, Outbound, UpstreamFailure
 
 
 @frozen
@@ -130,10 +131,7 @@ class StatelessListen:
         granted = honoured(self._wish, home.server_capabilities)
         self._lists = granted.lists
         for uri in granted.uris or ():
-            accepted = await home.subscriptions.add(uri)
-            if not accepted:
-                # If it was for the session being lost, that is told in this very turn.
-                await deferLater(self.clock, 0)
+            accepted = await self._subscribed(home, uri)
             if self._home is not home:
                 # Given up, or the session is lost.
                 if accepted:
@@ -147,6 +145,19 @@ class StatelessListen:
             # Another session gives no more than this one did.
             self._wish = Wish(self._lists, told)
             self.sink.notification(under(acknowledgement(self._lists, told), self.outbound.id))
+
+    async def _subscribed(self, home: Residence, uri: str) -> bool:
+        """Whether the session is subscribed now; raises `UpstreamFailure` if nobody can tell."""
+        try:
+            return await home.subscriptions.add(uri)
+        except UpstreamFailure as failure:
+            # If it was for the session being lost, that is told in this very turn.
+            await deferLater(self.clock, 0)
+            if self._home is home and failure.reason is Reason.SESSION_NOT_FOUND:
+                self.residences.pool.discard(home.session)
+            if self._home is home:
+                raise
+            return False
 
     def _no_session(self, failure: Failure) -> None:
         problem = refusal_as_failure(failure)

@@ -6,6 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from mcpguard.errors import Reason
 from mcpguard.upstream.link import Message, UpstreamFailure
 
 log = Logger()
@@ -36,7 +37,8 @@ class Subscriptions:
     def add(self, uri: str) -> Deferred[bool]:
         """One more wants a resource; fires with whether the server has accepted that.
 
-        Who is told True gives it back with `remove`; who is told False has nothing to give back.
+        Who is told True gives it back with `remove`; who is told False has nothing to give back,
+        nor has who is told by an `UpstreamFailure` that the server has said nothing.
         """
         self._holders[uri] = self._holders.get(uri, 0) + 1
         if uri in self._there and uri not in self._due:
@@ -68,7 +70,11 @@ class Subscriptions:
                 uri = next(iter(self._due))
                 wanted = uri in self._holders
                 if wanted != (uri in self._there):
-                    await self._change(uri, wanted)
+                    try:
+                        await self._change(uri, wanted)
+                    except UpstreamFailure as failure:
+                        self._give_up(failure)
+                        continue
                 if (uri in self._holders) == (uri in self._there):
                     del self._due[uri]
                     self._tell(uri, uri in self._there)
@@ -80,10 +86,10 @@ class Subscriptions:
         try:
             accepted = "result" in await self.ask(method, uri)
         except UpstreamFailure:
-            accepted = False
-        except Exception:
+            raise
+        except Exception as problem:
             log.failure("asking for {method} went wrong", method=method)
-            accepted = False
+            raise UpstreamFailure(Reason.INTERNAL, "an error of the gateway") from problem
         if wanted and accepted:
             self._there.add(uri)
         elif wanted:
@@ -91,6 +97,22 @@ class Subscriptions:
         else:
             # Whatever it said to that, nobody here hears of the resource any more.
             self._there.discard(uri)
+
+    def _give_up(self, failure: UpstreamFailure) -> None:
+        """The server says nothing: all that is due fails now, not one after the other in time."""
+        due, self._due = self._due, {}
+        failed: list[Deferred[bool]] = []
+        for uri in due:
+            wanted, there = uri in self._holders, uri in self._there
+            if wanted and not there:
+                del self._holders[uri]
+                failed += self._waiting.pop(uri, [])
+            elif wanted:
+                self._tell(uri, True)
+            else:
+                self._there.discard(uri)
+        for one in failed:
+            one.errback(failure)
 
     def _tell(self, uri: str, accepted: bool) -> None:
         for one in self._waiting.pop(uri, []):

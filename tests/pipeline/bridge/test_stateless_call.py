@@ -313,17 +313,61 @@ class ToldTests(SynchronousTestCase):
         self.assertEqual([one.method for one in self.rig.upstream.asked][1:], ["tools/call"] * 2)
 
     def test_level_that_was_not_set(self) -> None:
-        """Without an answer the call goes on, and the next one tries again."""
+        """Without a place for that the call goes on, and the next one tries again."""
         self.rig.upstream.reply = lambda outbound: None
         for number in (0, 2):
             self.rig.call(meta={LOG_LEVEL: "info"})
-            failure = UpstreamFailure(Reason.UPSTREAM_TIMEOUT)
+            failure = UpstreamFailure(Reason.UPSTREAM_BUSY)
             self.rig.link().requests[number][1].failed(failure)
             self.rig.clock.advance(0)
         self.assertEqual(
             [one.method for one in self.rig.upstream.asked],
             ["logging/setLevel", "tools/call"] * 2,
         )
+
+    def test_level_without_an_answer(self) -> None:
+        """A server that does not answer that in time answers nothing: whoever waited is told so
+        then, all at once, and not after as many timeouts as there are of them.
+        """
+        self.rig.upstream.reply = lambda outbound: None
+        waiting = [self.rig.call(meta={LOG_LEVEL: "info"}) for _ in range(3)]
+        silence = UpstreamFailure(Reason.UPSTREAM_TIMEOUT)
+        self.rig.link().requests[0][1].failed(silence)
+        for one in waiting:
+            self.assertIs(one.failures[0].reason, Reason.UPSTREAM_TIMEOUT)
+        self.assertEqual(self.rig.pool.sessions[0].in_use, 0)
+        late = self.rig.call(meta={LOG_LEVEL: "info"})
+        self.rig.link().answer(1, result={})
+        self.rig.link().answer(2, result={"content": []})
+        self.rig.clock.advance(1)
+        self.assertEqual(late.result["content"], [])
+        self.assertEqual(self.levels(), ["info", "info"])
+
+    def test_lost_while_the_level_is_set(self) -> None:
+        """The request was not sent yet, so it goes to another session, whatever the link says of
+        its own request.
+        """
+        for reason in (Reason.UPSTREAM_FAILED, Reason.UPSTREAM_TIMEOUT):
+            rig = self.rig = StatelessRig()
+            rig.upstream.reply = lambda outbound: None
+            heard = rig.call(meta={LOG_LEVEL: "info"})
+            rig.upstream.inboxes[-1].closed(UpstreamFailure(reason))
+            rig.link().requests[0][1].failed(UpstreamFailure(reason))
+            rig.clock.advance(0)
+            self.assertEqual(len(rig.upstream.links), 2)
+            rig.link().answer(0, result={})
+            rig.link().answer(1, result={"content": []})
+            rig.clock.advance(1)
+            self.assertEqual(heard.result["content"], [])
+
+    def test_asked_right_before_the_answer(self) -> None:
+        """An answer that waits a moment for log messages is not overtaken by a question."""
+        heard = self.rig.call(meta={LOG_LEVEL: "info"})
+        self.rig.ask(1, gather=False)
+        self.rig.link().answer(-1, result={"content": []})
+        self.rig.clock.pump([0.01] * 10)
+        self.assertEqual(heard.result["content"], [])
+        self.assertEqual(len(self.rig.links.lot), 0)
 
     def test_server_that_does_not_log(self) -> None:
         """It is not asked to."""

@@ -256,6 +256,39 @@ class ListenTests(SynchronousTestCase):
         listen.call.cancel("closed")
         self.assertEqual(self.rig.clock.getDelayedCalls(), [])
 
+    def test_server_that_says_nothing(self) -> None:
+        """A listen that has not begun fails with it, however much it wants, and what it has is
+        given back; one that was open before tries again until it hears of all of it.
+        """
+        old = self.rig.listen(ALL)
+        self.rig.upstream.reply = lambda outbound: None
+        self.rig.upstream.inboxes[-1].closed(LOST)
+        self.rig.clock.advance(2)
+        late = self.rig.listen({"resourceSubscriptions": [f"a://{number}" for number in range(9)]})
+        for reason in (Reason.UPSTREAM_TIMEOUT, Reason.UPSTREAM_BUSY):
+            self.rig.link().requests[-1][1].failed(UpstreamFailure(reason))
+            self.rig.clock.advance(0)
+            self.assertIs(late.failures[0].reason, Reason.UPSTREAM_TIMEOUT)
+            self.assertEqual((old.over, len(self.rig.upstream.links)), (False, 2))
+            self.assertEqual(self.rig.pool.sessions[0].in_use, 0)
+            self.rig.clock.advance(10)
+        self.rig.link().answer(-1, result={})
+        self.rig.link().answer(-1, result={})
+        self.rig.tell("resources/updated", {"uri": "a://y"})
+        self.assertEqual(self.heard(old), ["a://y"])
+        self.assertEqual(len(old.notifications), 2)
+
+    def test_forgotten_while_the_server_is_asked(self) -> None:
+        """A session that turns out to be unknown is left for another one."""
+        self.rig.upstream.reply = lambda outbound: None
+        listen = self.rig.listen({"resourceSubscriptions": ["a://x"]})
+        unknown = UpstreamFailure(Reason.SESSION_NOT_FOUND)
+        self.rig.link().requests[-1][1].failed(unknown)
+        self.rig.clock.pump([0, 2])
+        self.assertEqual((listen.over, len(self.rig.upstream.links)), (False, 2))
+        self.rig.link().answer(0, result={})
+        self.assertEqual(len(listen.notifications), 1)
+
     def test_lost_while_the_server_is_asked(self) -> None:
         """Also a listen that was not acknowledged yet finds another session."""
         self.rig.upstream.reply = lambda outbound: None

@@ -5,6 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason
@@ -69,13 +70,48 @@ class SubscriptionTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """Who is refused has nothing to give back; the next one tries again."""
-        for failure in (None, UpstreamFailure(Reason.UPSTREAM_TIMEOUT), ValueError("bug")):
+        for _ in range(2):
             both = [self.subscriptions.add("bad"), self.subscriptions.add("bad")]
-            self.server.answer(failure)
+            self.server.answer()
             self.assertEqual([self.successResultOf(one) for one in both], [False, False])
-        self.flushLoggedErrors(ValueError)
         self.subscriptions.remove("bad")
-        self.assertEqual(self.server.asked, [("subscribe", "bad")] * 3)
+        self.assertEqual(self.server.asked, [("subscribe", "bad")] * 2)
+
+    def test_no_word(self) -> None:
+        """That the server says nothing is no refusal; the next one tries again."""
+        for failure, reason in (
+            (UpstreamFailure(Reason.UPSTREAM_TIMEOUT), Reason.UPSTREAM_TIMEOUT),
+            (ValueError("bug"), Reason.INTERNAL),
+        ):
+            both = [self.subscriptions.add("a"), self.subscriptions.add("a")]
+            self.server.answer(failure)
+            told = [self.failureResultOf(one, UpstreamFailure).value for one in both]
+            self.assertEqual([one.reason for one in told], [reason] * 2)
+        self.flushLoggedErrors(ValueError)
+        self.subscriptions.remove("a")
+        again = self.subscriptions.add("a")
+        self.server.answer()
+        self.assertTrue(self.successResultOf(again))
+
+    def test_nobody_waits_for_the_silence_of_others(self) -> None:
+        """One request that is not answered in time ends all that is due: it would be the same."""
+        for uri in ("kept", "left"):
+            self.subscriptions.add(uri)
+            self.server.answer()
+        waiting = [self.subscriptions.add(uri) for uri in ("a", "b", "c")]
+        self.subscriptions.remove("left")
+        self.subscriptions.remove("kept")
+        kept = self.subscriptions.add("kept")
+        self.server.answer(UpstreamFailure(Reason.UPSTREAM_TIMEOUT))
+        for one in waiting:
+            self.failureResultOf(one, UpstreamFailure)
+        self.assertTrue(self.successResultOf(kept))
+        self.assertEqual(self.server.waiting, [])
+        self.assertEqual(self.subscriptions.uris, {"kept"})
+        again = self.subscriptions.add("left")
+        self.server.answer()
+        self.assertTrue(self.successResultOf(again))
+        self.assertEqual(self.server.asked[-1], ("subscribe", "left"))
 
     def test_wanted_again_while_it_is_given_up(self) -> None:
         """Requests do not overtake each other."""
@@ -105,11 +141,14 @@ class SubscriptionTests(SynchronousTestCase):
             if accepted:
                 held.append(uri)
 
+        def silent(failure: Failure) -> None:
+            failure.trap(UpstreamFailure)
+
         for _ in range(steps):
             choice = random.randrange(3)
             if choice == 0:
                 uri = random.choice(("a", "b", "bad"))
-                subscriptions.add(uri).addCallback(told, uri)
+                subscriptions.add(uri).addCallbacks(told, silent, callbackArgs=(uri,))
             elif choice == 1 and held:
                 subscriptions.remove(held.pop(random.randrange(len(held))))
             else:
