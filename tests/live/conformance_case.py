@@ -2,8 +2,6 @@
 
 import json
 import re
-import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -158,12 +156,3 @@ class ConformanceCase(GatewayCase):
     async def over_http(self, era: str) -> str:
         """The URL of one that runs."""
         return await self.start_http_server(self.command("--http", "--era", era))
-
-    async def prefork(self, program: Path) -> list[str]:
-        """The command of a Python program over ``mcp`` 2.x that starts at once."""
-        # Below /tmp since the path of a socket is short, and trial's own directories are not.
-        path = f"/tmp/mcp-guard-{secrets.token_hex(8)}"
-        self.addCleanup(Path(path).unlink, missing_ok=True)
-        loaded = [str(python_sdk(2)), str(HERE / "prefork.py"), path, str(program)]
-        await self.start_http_server(loaded, ready=r"^ready$")
-        return [sys.executable, "-IS", str(HERE / "prefork_child.py"), path]

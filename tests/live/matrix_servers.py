@@ -1,5 +1,6 @@
 """The servers of the matrix: one of each generation, built on SDKs of others."""
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -7,7 +8,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.live.clients_case import PYTHON_SERVER
 from tests.live.gateway_process import http, stdio
 from tests.live.processes import LiveCase
-from tests.live.software import HERE, python_sdk
+from tests.live.software import HERE
 
 HANDSHAKE_SERVER = str(HERE / "servers" / "handshake_server.py")
 
@@ -18,9 +19,17 @@ def server_name(column: str) -> str:
 
 
 async def matrix_servers(case: LiveCase) -> list[dict[str, Any]]:
-    """One for each column, under its key; those over HTTP run until the end of the test."""
-    older = [str(python_sdk(1)), HANDSHAKE_SERVER]
-    newer = [str(python_sdk(2)), PYTHON_SERVER, "--stateless"]
+    """One for each column, under its key; those over HTTP run until the end of the test.
+
+    Each SDK is loaded once: a child for each session would take most of a second of a processor.
+    """
+    older, newer = await gatherResults(
+        [
+            Deferred.fromCoroutine(case.prefork(Path(server), major))
+            for server, major in ((HANDSHAKE_SERVER, 1), (PYTHON_SERVER, 2))
+        ]
+    )
+    newer = [*newer, "--stateless"]
     urls: list[str] = await gatherResults(
         [
             Deferred.fromCoroutine(case.start_http_server(command))

@@ -6,6 +6,7 @@ each ``prefork_child.py SOCKET ...``, calls it in a process of its own, with tha
 environment, standard input, output and error.
 """
 
+import fcntl
 import json
 import os
 import select
@@ -46,6 +47,9 @@ def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
     """Be the program that was asked for."""
     with client.makefile("rb") as reader:
         state = json.loads(reader.readline(MAX_STATE))
+    # By SIGIO the kernel ends this process with the one that stands for it, however that ends.
+    fcntl.fcntl(client, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(client, fcntl.F_SETFL, fcntl.fcntl(client, fcntl.F_GETFL) | os.O_ASYNC)
     for standard, number in enumerate(given):
         os.dup2(number, standard)
         os.close(number)
@@ -56,8 +60,9 @@ def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
         status = import_module(file.stem).main(state["arguments"]) or 0
     except Exception:
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:  # as mcp 1.x leaves it
+            stream.flush()
     client.sendall(bytes([status]))
     # To take everything down in order would touch all the memory that is shared till now.
     os._exit(status)

@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,14 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from tests.live.software import HERE, python_sdk
+
 MARK = "MCP_GUARD_LIVE_TEST"
 """An environment variable that tells which test a process belongs to."""
+
+SETPRIV = shutil.which("setpriv")
+"""Has programs end with the process that runs the tests, where it is to be had: a run that was
+killed would leave them behind."""
 
 
 class Program(ProcessProtocol):
@@ -147,6 +156,9 @@ class LiveCase(TestCase):
         """Run a program, at a terminal of its own or not; killed at the end of the test."""
         program = Program(name or Path(argv[0]).name, given)
         inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        if SETPRIV is not None:
+            # It becomes the program: the process is the same.
+            argv = [SETPRIV, "--pdeathsig", "KILL", "--", *argv]
         self.reactor.spawnProcess(
             program,
             argv[0],
@@ -206,6 +218,15 @@ class LiveCase(TestCase):
             if late.active():
                 late.cancel()
         return found.group(1).decode() if found.re.groups else ""
+
+    async def prefork(self, program: Path, major: int = 2) -> list[str]:
+        """The command of a Python program over ``mcp`` 1.x or 2.x that starts at once."""
+        # Below /tmp since the path of a socket is short, and trial's own directories are not.
+        path = f"/tmp/mcp-guard-{secrets.token_hex(8)}"
+        self.addCleanup(Path(path).unlink, missing_ok=True)
+        loaded = [str(python_sdk(major)), str(HERE / "prefork.py"), path, str(program)]
+        await self.start_http_server(loaded, ready=r"^ready$")
+        return [sys.executable, "-IS", str(HERE / "prefork_child.py"), path]
 
     def start_client(
         self, client: Sequence[str], jobs: Mapping[str, Any], *, env: Mapping[str, str]

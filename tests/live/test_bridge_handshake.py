@@ -4,33 +4,30 @@ The SDK's own server of that era, with every client, is in `tests.live.test_matr
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
-
-from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live import scenarios
 from tests.live.clients_case import (
     DEMO,
     NEWEST_HANDSHAKE,
+    PATH,
     ClientCase,
+    Walker,
+    Walkers,
     npm_client,
     python_client,
 )
 from tests.live.gateway_process import RunningGateway, http, stdio
 from tests.live.processes import Program, free_port
 from tests.live.raw_client import Exchange, RawCase
-from tests.live.software import REPOSITORY, node_modules
 
 STATELESS = [*DEMO, "--era", "modern"]
 """The bundled server as one that knows 2026-07-28 only."""
-PATH = {"PYTHONPATH": str(REPOSITORY)}
-CLIENTS: dict[str, tuple[Callable[[], list[str]], str]] = {
-    "pypi-1": (lambda: python_client(1), ""),
-    "pypi-2": (lambda: python_client(2), "legacy"),
-    "npm-1": (lambda: npm_client("npm_sdk"), ""),
+WALKERS: Walkers = {
+    "pypi-1": Walker(lambda: python_client(1)),
+    "pypi-2": Walker(lambda: python_client(2), "legacy"),
+    "npm-1": Walker(lambda: npm_client("npm_sdk")),
 }
-"""How each is started, and its own word for the way of use."""
 
 
 class HandshakeClientTests(ClientCase):
@@ -40,30 +37,12 @@ class HandshakeClientTests(ClientCase):
         """Every feature works, and each client sees a server of its own era."""
         url = await self.start_http_server([*STATELESS, "--http"], env=PATH)
         # Log lines over stdio do not say whose they are: who shares a child may not hear them.
-        own_child = stdio("demo", STATELESS, env=PATH, isolation="per_principal")
+        own_child = stdio("demo", STATELESS, env=dict(PATH), isolation="per_principal")
         gateway = await self.start_gateway(
-            [own_child, http("demo-http", url)], identities={name: {} for name in CLIENTS}
+            [own_child, http("demo-http", url)], identities={name: {} for name in WALKERS}
         )
         planned = {name: scenarios.demo(sessions=0) for name in ("demo", "demo-http")}
-        modules = {"LIVE_NODE_MODULES": str(node_modules())}
-
-        async def run(name: str) -> list[str]:
-            command, mode = CLIENTS[name]
-            jobs = {
-                server: one.job(gateway.url(server), gateway.keys[name], mode)
-                for server, one in planned.items()
-            }
-            program = self.start_client(command(), jobs, env=modules)
-            reports = await self.finished(program, seconds=60)
-            return [
-                f"{name}, {server}: {complaint}"
-                for server, one in planned.items()
-                for complaint in one.complaints(reports[server], NEWEST_HANDSHAKE, named=True)
-            ]
-
-        running = [Deferred.fromCoroutine(run(name)) for name in CLIENTS]
-        complaints = [one for found in await gatherResults(running) for one in found]
-        self.assertEqual(complaints, [], "\n".join(complaints))
+        await self.walk_through(gateway, WALKERS, dict.fromkeys(WALKERS, planned))
 
 
 class HandshakeFaultTests(RawCase):

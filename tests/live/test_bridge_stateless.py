@@ -1,32 +1,35 @@
 """Stateless clients before servers that shake hands: the bridge with real SDKs and processes.
 
-The SDK's own server of that era, with every client, is in `tests.live.test_matrix`, the reference
-servers of npm in `tests.live.test_python_clients` and `tests.live.test_npm_clients`.
+The SDK's own server of that era, with every client, is in `tests.live.test_matrix`.
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live import scenarios
-from tests.live.clients_case import DEMO, NEWEST, ClientCase, npm_client, python_client
+from tests.live.clients_case import (
+    DEMO,
+    NEWEST,
+    PATH,
+    ClientCase,
+    Walker,
+    Walkers,
+    npm_client,
+    python_client,
+)
 from tests.live.gateway_process import RunningGateway, http, stdio
 from tests.live.processes import Program, free_port
 from tests.live.raw_client import Exchange, RawCase
-from tests.live.software import REPOSITORY, node_modules, server_everything
 
 HANDSHAKE = [*DEMO, "--era", "legacy"]
 """The bundled server as one that knows no version of 2026."""
-PATH = {"PYTHONPATH": str(REPOSITORY)}
-CLIENTS: dict[str, tuple[Callable[[], list[str]], str, bool]] = {
-    "PyPI pinned": (lambda: python_client(2), NEWEST, False),
-    "PyPI auto": (lambda: python_client(2), "auto", True),
-    "npm auto": (lambda: npm_client("npm_client"), "auto", True),
+WALKERS: Walkers = {
+    "pypi-pinned": Walker(lambda: python_client(2), NEWEST, NEWEST, named=False),
+    "pypi-auto": Walker(lambda: python_client(2), "auto", NEWEST),
+    "npm-auto": Walker(lambda: npm_client("npm_client"), "auto", NEWEST),
 }
-"""How each is started, its own word for the way of use, and whether it learns the server's name."""
 META = {
     "io.modelcontextprotocol/protocolVersion": NEWEST,
     "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
@@ -38,51 +41,19 @@ class StatelessClientTests(ClientCase):
 
     async def test_all(self) -> None:
         """Every feature works, and each client sees a server of its own era."""
-        port = free_port()
-        everything = Deferred.fromCoroutine(
-            self.start_http_server(
-                [*server_everything(), "streamableHttp"],
-                env={"PORT": str(port)},
-                ready="Server listening on port",
-            )
-        )
+        servers, planned = await self.reference_servers()
         url = await self.start_http_server([*HANDSHAKE, "--http"], env=PATH)
-        await everything
         gateway = await self.start_gateway(
-            [
-                stdio("demo", HANDSHAKE, env=PATH),
-                http("demo-http", url),
-                stdio("everything", [*server_everything(), "stdio"]),
-                http("everything-http", f"http://127.0.0.1:{port}/mcp"),
-            ],
-            identities={name.replace(" ", "-"): {} for name in CLIENTS},
+            [stdio("demo", HANDSHAKE, env=dict(PATH)), http("demo-http", url), *servers],
+            identities={name: {} for name in WALKERS},
         )
         planned = {
             "demo": scenarios.demo(sessions=3),
             "demo-http": scenarios.demo(sessions=3),
-            "everything": scenarios.everything(sessions=0),
-            "everything-http": scenarios.everything(sessions=0),
+            # A session for each identity that its clients know nothing of.
+            **{name: evolve(one, stays=True) for name, one in planned.items()},
         }
-        planned = {name: evolve(one, stays=True) for name, one in planned.items()}
-        modules = {"LIVE_NODE_MODULES": str(node_modules())}
-
-        async def run(name: str) -> list[str]:
-            command, mode, named = CLIENTS[name]
-            key = gateway.keys[name.replace(" ", "-")]
-            jobs = {
-                server: one.job(gateway.url(server), key, mode) for server, one in planned.items()
-            }
-            program = self.start_client(command(), jobs, env=modules)
-            reports = await self.finished(program, seconds=60)
-            return [
-                f"{name}, {server}: {complaint}"
-                for server, one in planned.items()
-                for complaint in one.complaints(reports[server], NEWEST, named=named)
-            ]
-
-        running = [Deferred.fromCoroutine(run(name)) for name in CLIENTS]
-        complaints = [one for found in await gatherResults(running) for one in found]
-        self.assertEqual(complaints, [], "\n".join(complaints))
+        await self.walk_through(gateway, WALKERS, dict.fromkeys(WALKERS, planned))
 
 
 class StatelessFaultTests(RawCase):

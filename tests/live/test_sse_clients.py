@@ -2,68 +2,67 @@
 
 import json
 import re
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from attrs import evolve
-
-from tests.live import python_scenario, scenarios
+from tests.live import scenarios
 from tests.live.clients_case import (
     DEMO,
-    DENIED,
-    NEWEST_HANDSHAKE,
-    PYTHON_SERVER,
+    PATH,
     ClientCase,
+    Walker,
+    Walkers,
     children_of,
     first_error,
     npm_client,
     python_client,
+    unjudged,
 )
-from tests.live.gateway_process import RunningGateway, http, stdio
+from tests.live.gateway_process import RunningGateway, stdio
 from tests.live.raw_client import Exchange, RawCase, http_request
-from tests.live.scenarios import Scenario, Step
-from tests.live.software import REPOSITORY, python_sdk
 
-TOO_BIG = frozenset({"big"})
-"""The client of PyPI ``mcp`` 2.x ends its stream at an event of more than 1 MiB (httpx2)."""
-PATH = {"PYTHONPATH": str(REPOSITORY)}
+REFUSED: Mapping[str, tuple[Walker, str]] = {
+    # Though these two SDKs hide the status of a POST.
+    "pypi-one": (Walker(lambda: python_client(1)), "401 Unauthorized"),
+    "pypi-two": (Walker(lambda: python_client(2), "legacy"), "401 Unauthorized"),
+    "npm-one": (Walker(lambda: npm_client("npm_sdk")), "401"),
+    "npm-two": (Walker(lambda: npm_client("npm_client"), "default"), "401"),
+}
+"""Clients, and what they say to a wrong key."""
+WALKERS: Walkers = {
+    **{who: walker for who, (walker, _) in REFUSED.items()},
+    # They ask for the stateless version first, and fall back to the handshake.
+    "pypi-auto": Walker(lambda: python_client(2), "auto"),
+    "npm-auto": Walker(lambda: npm_client("npm_client"), "auto"),
+}
 
 
-class SseCase(ClientCase):
-    """A client before the demo server over stdio, and one of Python's SDK over HTTP."""
+class SdkClientTests(ClientCase):
+    """``sse_client`` of PyPI's ``mcp`` and ``SSEClientTransport`` of npm's SDKs, in every way of
+    use: what those of the matrix do before other servers is in `tests.live.test_matrix`.
+    """
 
     transport = "sse"
 
-    beyond: ClassVar[frozenset[str]] = frozenset()
-    """Names of steps that the client itself cannot take."""
-
-    async def every_feature(self) -> None:
-        """Walk through both; afterwards no session is left open anywhere."""
-        python = [str(python_sdk(2)), PYTHON_SERVER, "--http"]
+    async def test_every_feature(self) -> None:
+        """They shake hands, every feature works, and no session is left open."""
         gateway = await self.start_gateway(
-            [
-                stdio("demo", DEMO, env=dict(PATH)),
-                http("python-http", await self.start_http_server(python)),
-            ]
+            await self.demo_servers(), identities={who: {} for who in WALKERS}
         )
         planned = {
-            "demo": scenarios.demo(sessions=5),
-            "python-http": python_scenario.python(sessions=5),
+            "demo": scenarios.demo(sessions=0),
+            "demo-http": scenarios.demo(sessions=3),
         }
-        planned = {name: self.within_reach(scenario) for name, scenario in planned.items()}
-        await self.walk_through(gateway, planned, NEWEST_HANDSHAKE)
+        await self.walk_through(gateway, WALKERS, dict.fromkeys(WALKERS, planned))
 
         def open_sessions() -> int:
             kinds = [event["event_type"] for event in gateway.events()]
             return kinds.count("SessionStarted") - kinds.count("SessionEnded")
 
-        await self.until(lambda: open_sessions() == 0, 10, "every session has ended")
+        await self.until(lambda: open_sessions() == 0, 20, "every session has ended")
+        await self.no_child_but(gateway, 1)
 
-    def within_reach(self, scenario: Scenario) -> Scenario:
-        """Without the steps that the client cannot take."""
-        steps = tuple(step for step in scenario.steps if step.name not in self.beyond)
-        return evolve(scenario, steps=steps)
-
-    async def legible_refusals(self, unauthorized: str) -> None:
+    async def test_refusals(self) -> None:
         """Denials and limits of tools are errors of their calls, with the gateway's words, and
         end nothing; a wrong key is told so.
         """
@@ -71,142 +70,41 @@ class SseCase(ClientCase):
         rate = {"requests_per_second": 1000, "burst_size": 1000, "tool_limits": [limit]}
         gateway = await self.start_gateway(
             [stdio("demo", DEMO, env=dict(PATH))],
-            identities={"limited": {"allowed_tools": ["echo", "list_*"]}},
+            identities={who: {"allowed_tools": ["echo", "list_*"]} for who in REFUSED},
             rate_limit=rate,
         )
-        echo = _call("echo", message="on")
-        steps = {
-            "denied": _call("delete_file", path="x"),
-            "listed": _call("list_directory", path="."),
-            "too often": _call("list_directory", path="."),
-            "unknown": _call("nothing_of_the_kind"),
-            "allowed": echo,
-        }
-        planned = Scenario(
-            server="",
-            content={},
-            asked=frozenset(),
-            steps=tuple(Step(name, do) for name, do in steps.items()),
+        planned = unjudged(
+            denied=_call("delete_file", path="x"),
+            listed=_call("list_directory", path="."),
+            often=_call("list_directory", path="."),
+            unknown=_call("nothing_of_the_kind"),
+            allowed=_call("echo", message="on"),
         )
         url = gateway.url("demo", "sse")
         jobs = {
-            who: planned.job(url, key, self.mode, transport="sse")
-            for who, key in (("limited", gateway.keys["limited"]), ("wrong", "mcp_wrong"))
+            who: {
+                name: planned.job(url, key, walker.mode, transport="sse")
+                for name, key in (("limited", gateway.keys[who]), ("wrong", "mcp_wrong"))
+            }
+            for who, (walker, _) in REFUSED.items()
         }
-        reports = await self.report(jobs)
-        found = reports["limited"]["steps"]
-        for name, code, words in (
-            ("denied", 403, DENIED),
-            ("too often", 429, "Rate limit exceeded for this tool"),
-            ("unknown", 403, "Identity 'limited' is not authorized"),
-        ):
-            error = found[name]["error"]
-            self.assertEqual(error["code"], code, reports)
-            self.assertIn(words, error["message"])
-        self.assertEqual(found["allowed"]["ok"]["text"], "on", reports)
-        self.assertIn(unauthorized, first_error(reports["wrong"])["message"])
+        reports = await self.reports(WALKERS, jobs)
+        for who, (_, unauthorized) in REFUSED.items():
+            found = reports[who]["limited"]["steps"]
+            for name, code, words in (
+                ("denied", 403, f"Identity '{who}' is not authorized to call tool 'delete_file'"),
+                ("often", 429, "Rate limit exceeded for this tool"),
+                ("unknown", 403, f"Identity '{who}' is not authorized"),
+            ):
+                error = found[name]["error"]
+                self.assertEqual(error["code"], code, reports)
+                self.assertIn(words, error["message"])
+            self.assertEqual(found["allowed"]["ok"]["text"], "on", reports)
+            self.assertIn(unauthorized, first_error(reports[who]["wrong"])["message"])
 
 
 def _call(tool: str, **arguments: Any) -> dict[str, Any]:
     return {"do": "call", "tool": tool, "arguments": arguments}
-
-
-class PythonOneTests(SseCase):
-    """``sse_client`` of PyPI ``mcp`` 1.x."""
-
-    def client(self) -> list[str]:
-        """The driver over 1.x."""
-        return python_client(1)
-
-    async def test_every_feature(self) -> None:
-        """It shakes hands, and every feature works."""
-        await self.every_feature()
-
-    async def test_refusals(self) -> None:
-        """What is refused is legible, though this SDK hides the status of a POST."""
-        await self.legible_refusals("401 Unauthorized")
-
-
-class PythonTwoTests(SseCase):
-    """``sse_client`` of PyPI ``mcp`` 2.x, told to shake hands."""
-
-    mode = "legacy"
-    beyond = TOO_BIG
-
-    def client(self) -> list[str]:
-        """The driver over 2.x."""
-        return python_client(2)
-
-    async def test_every_feature(self) -> None:
-        """Every feature works."""
-        await self.every_feature()
-
-    async def test_refusals(self) -> None:
-        """What is refused is legible, though this SDK hides the status of a POST."""
-        await self.legible_refusals("401 Unauthorized")
-
-
-class PythonTwoAutoTests(SseCase):
-    """``sse_client`` of PyPI ``mcp`` 2.x as it comes: it asks for the stateless version first."""
-
-    mode = "auto"
-    beyond = TOO_BIG
-
-    def client(self) -> list[str]:
-        """The driver over 2.x."""
-        return python_client(2)
-
-    async def test_every_feature(self) -> None:
-        """It falls back to the handshake, and every feature works."""
-        await self.every_feature()
-
-
-class NpmOneTests(SseCase):
-    """``SSEClientTransport`` of npm ``@modelcontextprotocol/sdk`` 1.x."""
-
-    def client(self) -> list[str]:
-        """The driver over 1.x."""
-        return npm_client("npm_sdk")
-
-    async def test_every_feature(self) -> None:
-        """Every feature works."""
-        await self.every_feature()
-
-    async def test_refusals(self) -> None:
-        """What is refused is legible."""
-        await self.legible_refusals("401")
-
-
-class NpmTwoTests(SseCase):
-    """``SSEClientTransport`` of npm ``@modelcontextprotocol/client`` 2.x."""
-
-    mode = "default"
-
-    def client(self) -> list[str]:
-        """The driver over 2.x."""
-        return npm_client("npm_client")
-
-    async def test_every_feature(self) -> None:
-        """Every feature works."""
-        await self.every_feature()
-
-    async def test_refusals(self) -> None:
-        """What is refused is legible."""
-        await self.legible_refusals("401")
-
-
-class NpmTwoAutoTests(SseCase):
-    """``SSEClientTransport`` of npm ``@modelcontextprotocol/client`` 2.x with negotiation."""
-
-    mode = "auto"
-
-    def client(self) -> list[str]:
-        """The driver over 2.x."""
-        return npm_client("npm_client")
-
-    async def test_every_feature(self) -> None:
-        """It falls back to the handshake, and every feature works."""
-        await self.every_feature()
 
 
 class RawStreamTests(RawCase):

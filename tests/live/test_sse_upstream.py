@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.live import python_scenario, scenarios
-from tests.live.clients_case import NEWEST_HANDSHAKE, PYTHON_SERVER, ClientCase, python_client
+from tests.live.clients_case import (
+    NEWEST_HANDSHAKE,
+    PYTHON_SERVER,
+    ClientCase,
+    Walker,
+    python_client,
+)
 from tests.live.gateway_process import RunningGateway, http
 from tests.live.processes import Program, free_port
 from tests.live.raw_client import LEGACY, MIB, Exchange, RawCase, descriptors, http_request, memory
@@ -25,10 +31,6 @@ def sse(name: str, url: str, **more: Any) -> dict[str, Any]:
 class RealServerTests(ClientCase):
     """Servers on PyPI ``mcp`` 1.x and 2.x, and npm ``server-everything``."""
 
-    def client(self) -> list[str]:
-        """The SDK's own client, over Streamable HTTP."""
-        return python_client(1)
-
     async def test_every_feature(self) -> None:
         """Lists, calls, errors, progress, cancellation, questions, subscriptions, log messages,
         sessions side by side; the command and the metrics know the transport.
@@ -39,7 +41,8 @@ class RealServerTests(ClientCase):
             "python-2": python_scenario.python(sessions=3),
             "everything": scenarios.everything(sessions=3),
         }
-        await self.walk_through(gateway, planned, NEWEST_HANDSHAKE)
+        walkers = {"tester": Walker(lambda: python_client(1))}
+        await self.walk_through(gateway, walkers, {"tester": planned})
         await self.check_command(gateway)
 
     async def servers(self) -> Sequence[dict[str, Any]]:

@@ -219,11 +219,16 @@ def serve_http(path: str, app: Any) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Serve in the way that the arguments name."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    if "--http" in sys.argv[1:]:
+    if "--http" in arguments:
         serve_http("/mcp", server.streamable_http_app())
-    elif "--sse" in sys.argv[1:]:
+    elif "--sse" in arguments:
         serve_http("/sse", server.sse_app())
     else:
         server.run("stdio")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

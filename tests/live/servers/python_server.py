@@ -264,9 +264,10 @@ async def serve_stateless_stdio() -> None:
         await _serve_modern_stream(low, read, write, lifespan_state=state, raise_exceptions=False)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Serve in the ways that the arguments name."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    ways = set(sys.argv[1:])
+    ways = set(arguments)
     if "--http" in ways:
         app = stateless_app() if "--stateless" in ways else server.streamable_http_app()
         serve_http("/mcp", app)
@@ -276,3 +277,7 @@ if __name__ == "__main__":
         anyio.run(serve_stateless_stdio)
     else:
         server.run("stdio")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
