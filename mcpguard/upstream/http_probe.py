@@ -37,13 +37,15 @@ async def probe_eras(remote: Remote, choice: EraChoice, discover_secs: float) ->
     """Ask the server; raises `UpstreamFailure` when it cannot be asked or speaks nothing known.
 
     ``server/discover`` comes first; unless its answer says which handshake versions there are, or
-    that there are none, ``initialize`` is tried and the session it made is DELETEd.
+    that there are none, ``initialize`` is tried and the session it made is DELETEd. A server that
+    answers this and was silent before is asked a second time: the first question may have woken it.
     """
     if choice == "legacy":
         if not await _handshakes(remote):
             raise UpstreamFailure(Reason.UPSTREAM_ERA, "it refuses initialize, yet era = legacy")
         return Eras(legacy=True)
-    verdict = await _discover(remote, discover_secs)
+    heard = await _discover(remote, discover_secs)
+    verdict = heard or judge_discover(None)
     if choice == "modern":
         return Eras(False, verdict.modern or MODERN_VERSIONS, verdict.discovered)
     legacy = verdict.legacy
@@ -54,12 +56,15 @@ async def probe_eras(remote: Remote, choice: EraChoice, discover_secs: float) ->
             if not verdict.modern or failure.reason not in _NO_WORD_ON_ERAS:
                 raise
             legacy = False
+    if heard is None:
+        verdict = await _discover(remote, discover_secs) or verdict
     if not legacy and not verdict.modern:
         raise UpstreamFailure(Reason.UPSTREAM_ERA, "it speaks no protocol version known here")
     return Eras(legacy, verdict.modern, verdict.discovered)
 
 
-async def _discover(remote: Remote, seconds: float) -> DiscoverVerdict:
+async def _discover(remote: Remote, seconds: float) -> DiscoverVerdict | None:
+    """Ask ``server/discover``; None when there was no answer in time."""
     version = MODERN_VERSIONS[0]
     params: Message = {
         "_meta": {
@@ -74,6 +79,8 @@ async def _discover(remote: Remote, seconds: float) -> DiscoverVerdict:
     try:
         head, answer = await question.ask(remote.target.url(), headers, encode(message), seconds)
     except UpstreamFailure as failure:
+        if failure.reason is Reason.UPSTREAM_TIMEOUT:
+            return None
         if failure.reason in _NO_WORD_ON_ERAS:
             return judge_discover(None)
         raise

@@ -37,7 +37,8 @@ class Probe:
     supervision: Supervision
     clock: IReactorTime
     discover_secs: float
-    """Silence after ``server/discover`` for so long means a handshake-era server."""
+    """Silence after ``server/discover`` for so long means a handshake-era server, if it was quick
+    to answer ``initialize``."""
     start_secs: float
     """How long the first answer of a freshly started server may take."""
 
@@ -62,12 +63,17 @@ class Probe:
                     Reason.UPSTREAM_FAILED, "server/discover was not understood, yet era = modern"
                 )
             return Eras(False, verdict.modern, verdict.discovered)
+        began = self.clock.seconds()
         legacy, problem = await self._initialize()
+        took = self.clock.seconds() - began
         if choice == "legacy":
             if problem is not None:
                 raise problem
             return Eras(legacy=True)
-        verdict = await self._discover(self.discover_secs)
+        # A child that takes its time to start takes it for this question as well: with no more than
+        # `discover_secs` every slow one would pass for a handshake-era server, or for none.
+        patience = min(self.start_secs, self.discover_secs + 2 * took)
+        verdict = await self._discover(patience)
         if not legacy and not verdict.modern:
             raise problem or UpstreamFailure(
                 Reason.UPSTREAM_FAILED, "it speaks no protocol version known here"

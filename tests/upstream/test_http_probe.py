@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import Eras, UpstreamFailure
-from tests.upstream.http_doubles import LEGACY, MODERN, HttpCase, Sent
+from tests.upstream.http_doubles import LEGACY, MODERN, HttpCase
 
 DISCOVERED = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}, "ttlMs": 0}
 
@@ -112,12 +112,7 @@ class AutoTests(ProbeCase):
     def test_odd_replies(self) -> None:
         """Whatever else comes back, or nothing, the handshake decides."""
 
-        def silence(sent: Sent) -> None:
-            self.clock.advance(5)
-            self.assertTrue(sent.aborted)
-
         for reply in (
-            silence,
             lambda sent: sent.status(404),
             lambda sent: sent.status(405),
             lambda sent: sent.status(500),
@@ -132,6 +127,35 @@ class AutoTests(ProbeCase):
             reply(sent)
             self.answer_initialize()
             self.assertEqual(self.successResultOf(waiting), Eras(legacy=True))
+
+    def silence(self) -> None:
+        """Say nothing to ``server/discover`` for five seconds."""
+        sent = self.wire.last()
+        self.assertEqual(sent.message["method"], "server/discover")
+        self.clock.advance(5)
+        self.assertTrue(sent.aborted)
+
+    def test_silence(self) -> None:
+        """A server that is silent twice, and shakes hands between, knows the handshake only."""
+        waiting = self.probe()
+        self.silence()
+        self.answer_initialize()
+        self.assertNoResult(waiting)
+        self.silence()
+        self.assertEqual(self.successResultOf(waiting), Eras(legacy=True))
+
+    def test_awake_at_last(self) -> None:
+        """What the first question has woken is judged by its answer to the second."""
+        for legacy in (True, False):
+            self.setUp()
+            waiting = self.probe()
+            self.silence()
+            if legacy:
+                self.answer_initialize()
+            else:
+                self.refuse_initialize()
+            self.answer_discover(DISCOVERED)
+            self.assertEqual(self.successResultOf(waiting), Eras(legacy, (MODERN,), DISCOVERED))
 
     def test_no_word_on_eras(self) -> None:
         """Refused credentials, load and redirects say nothing on eras: failed, not remembered."""

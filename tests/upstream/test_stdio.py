@@ -77,6 +77,40 @@ class ErasTests(StdioCase):
         self.assertEqual(self.successResultOf(eras), Eras(True))
         self.assertEqual(self.alive, [])
 
+    def slow(self, start_secs: float, *, legacy: bool = True, modern: bool = False) -> None:
+        """From now on servers take a while before they read anything."""
+
+        class Slow(ScriptedServer):
+            def __call__(inner, message: Message) -> Iterable[Message]:  # noqa: N805
+                child = self.alive[-1]
+                self.reactor.callLater(start_secs, child.says, *super().__call__(message))
+                return []
+
+        self.new_server = lambda: Slow(legacy=legacy, modern=modern)
+
+    def test_slow_start(self) -> None:
+        """A server that takes longer to start than silence lasts is known for what it is."""
+        for legacy, modern in ((True, True), (False, True), (True, False)):
+            self.make()
+            self.slow(8, legacy=legacy, modern=modern)
+            eras = self.upstream.eras()
+            self.turn(18)
+            found = self.successResultOf(eras)
+            self.assertEqual((found.legacy, bool(found.modern)), (legacy, modern))
+
+    def test_slow_silence(self) -> None:
+        """Also one that was slow is not waited for longer than its first answer may take."""
+        self.make(timeout_secs=10)
+        self.slow(8)
+        slow = self.new_server
+        silent = ScriptedServer(hold={"server/discover"})
+        self.new_server = lambda: silent if self.servers else slow()
+        eras = self.upstream.eras()
+        self.turn(17)
+        self.assertNoResult(eras)
+        self.turn(2)
+        self.assertEqual(self.successResultOf(eras), Eras(True))
+
     def test_death_means_no(self) -> None:
         """A server that ends itself at one question may still answer the other."""
 
