@@ -62,6 +62,8 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
     steps: list[list[float]] = [[first + step, first + 4] for step in (1, 2, 3, 4)]
     slow = {"seconds": 0.6, "steps": 4, "first": first, "who": who}
     wait = {"seconds": 60, "who": who}
+    # A cancellation that overtakes the call would be counted by nobody.
+    begun = {"tool": "waits", "arguments": {"who": who}, "until": "1"}
     counted = {"do": "call", "tool": "cancellations", "arguments": {"who": who}, "until": "1"}
     return (
         *_shows(
@@ -81,7 +83,7 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
             "cancellation",
             Step(
                 "cancel",
-                {"do": "cancel", "tool": "wait", "arguments": wait, "after": 0.3},
+                {"do": "cancel", "tool": "wait", "arguments": wait, "after": 0.1, "begun": begun},
                 {"cancelled": True},
             ),
             # Over HTTP it is the lost connection that cancels, which a server notices later.

@@ -5,14 +5,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import anyio
 from mcp import types
 from mcp.client.session import ClientSession
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import AnyUrl
-from steps import Heard, Words, entered, main
+from steps import Begun, Heard, Words, entered, given_up, main
 
 
 class Face:
@@ -52,18 +51,17 @@ class Face:
         text = "\n".join(block.text for block in result.content if block.type == "text")
         return {"text": text, "error": bool(result.isError), "progress": progress, "said": said}
 
-    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
+    async def cancelled_call(self, tool: str, arguments: Words, begun: Begun) -> Words:
         """This SDK leaves the notification to its user."""
         request_id = self._session._request_id
-        with anyio.move_on_after(after) as scope:
-            await self._session.call_tool(tool, arguments)
+        left = await given_up(lambda: self._session.call_tool(tool, arguments), begun)
         params = types.CancelledNotificationParams(requestId=request_id, reason="enough")
         await self._session.send_notification(
             types.ClientNotification(
                 types.CancelledNotification(method="notifications/cancelled", params=params)
             )
         )
-        return {"cancelled": scope.cancelled_caught}
+        return {"cancelled": left}
 
     async def resources(self) -> list[str]:
         """The URIs of the first page."""

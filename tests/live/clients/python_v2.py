@@ -13,7 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from steps import Heard, Words, entered, main
+from steps import Begun, Heard, Words, entered, given_up, main
 
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
@@ -59,11 +59,10 @@ class Face:
         text = "\n".join(block.text for block in result.content if block.type == "text")
         return {"text": text, "error": result.is_error, "progress": progress, "said": said}
 
-    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
+    async def cancelled_call(self, tool: str, arguments: Words, begun: Begun) -> Words:
         """Leave the call's scope, which is how this SDK cancels."""
-        with anyio.move_on_after(after) as scope:
-            await self._client.call_tool(tool, arguments)
-        return {"cancelled": scope.cancelled_caught}
+        left = await given_up(lambda: self._client.call_tool(tool, arguments), begun)
+        return {"cancelled": left}
 
     async def resources(self) -> list[str]:
         """The URIs of the first page."""

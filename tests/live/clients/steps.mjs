@@ -70,13 +70,20 @@ const STEPS = {
   },
   cancel: async ({ face }, step) => {
     const abort = new AbortController();
-    setTimeout(() => abort.abort("enough"), step.after * 1000);
+    const leave = async () => {
+      await pause(step.after);
+      if (step.begun) await STEPS.call({ face }, step.begun);
+      abort.abort("enough");
+    };
+    const leaving = leave();
     try {
       await face.call(step.tool, step.arguments ?? {}, { signal: abort.signal });
       return { cancelled: false };
     } catch (error) {
       if (!abort.signal.aborted) throw error;
       return { cancelled: true };
+    } finally {
+      await leaving;
     }
   },
   resources: async ({ face }) =>

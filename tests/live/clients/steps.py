@@ -18,6 +18,9 @@ import anyio
 Words = dict[str, Any]
 
 
+Begun = Callable[[], Awaitable[None]]
+
+
 class Heard:
     """What the server said unasked: ``(kind, value)`` pairs, and a way to wait for one."""
 
@@ -62,8 +65,8 @@ class Face(Protocol):
         """Call a tool: its text, whether it failed, its progress and the words of that."""
         ...
 
-    async def cancelled_call(self, tool: str, arguments: Words, after: float) -> Words:
-        """Call a tool and cancel ``after`` seconds."""
+    async def cancelled_call(self, tool: str, arguments: Words, begun: Begun) -> Words:
+        """Call a tool and cancel it once ``begun`` returns."""
         ...
 
     async def resources(self) -> list[str]:
@@ -143,7 +146,27 @@ async def _call(face: Face, heard: Heard, step: Words, again: Connect, job: Word
 
 
 async def _cancel(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:
-    return await face.cancelled_call(step["tool"], step.get("arguments", {}), step["after"])
+    async def begun() -> None:
+        await anyio.sleep(step["after"])
+        if "begun" in step:
+            await _call(face, heard, step["begun"], again, job)
+
+    return await face.cancelled_call(step["tool"], step.get("arguments", {}), begun)
+
+
+async def given_up(calling: Callable[[], Awaitable[object]], begun: Begun) -> bool:
+    """Await a call and leave it once ``begun`` returns; whether it was still under way then."""
+
+    async def leave() -> None:
+        await begun()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave)
+            await calling()
+            group.cancel_scope.cancel()
+    return scope.cancelled_caught
 
 
 async def _resources(face: Face, heard: Heard, step: Words, again: Connect, job: Words) -> Any:

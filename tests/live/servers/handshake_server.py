@@ -24,6 +24,7 @@ low = server._mcp_server
 low.version = "1.2.3"
 touched: Counter[str] = Counter()
 cancelled: Counter[str] = Counter()
+begun: Counter[str] = Counter()
 subscribed: list[tuple[Any, str]] = []
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 levels: dict[Any, str] = {}
@@ -68,12 +69,19 @@ async def big(size: int) -> str:
 @server.tool(structured_output=False)
 async def wait(seconds: float, who: str = "") -> str:
     """Wait; count when cancelled meanwhile."""
+    begun[who] += 1
     try:
         await anyio.sleep(seconds)
     except anyio.get_cancelled_exc_class():
         cancelled[who] += 1
         raise
     return "waited"
+
+
+@server.tool(structured_output=False)
+async def waits(who: str = "") -> str:
+    """How many waits of theirs have begun."""
+    return str(begun[who])
 
 
 @server.tool(structured_output=False)

@@ -36,6 +36,7 @@ COUNTER = "test://counter"
 server = MCPServer("python-server", version="1.2.3", log_level="WARNING")
 touched: Counter[str] = Counter()
 cancelled: Counter[str] = Counter()
+begun: Counter[str] = Counter()
 subscribed: list[tuple[Any, str]] = []
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 wanted = ["debug"]
@@ -96,12 +97,19 @@ async def big(size: int) -> str:
 @server.tool()
 async def wait(seconds: float, who: str = "") -> str:
     """Wait; count when cancelled meanwhile."""
+    begun[who] += 1
     try:
         await anyio.sleep(seconds)
     except anyio.get_cancelled_exc_class():
         cancelled[who] += 1
         raise
     return "waited"
+
+
+@server.tool()
+async def waits(who: str = "") -> str:
+    """How many waits of theirs have begun."""
+    return str(begun[who])
 
 
 @server.tool()
