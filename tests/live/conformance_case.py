@@ -95,7 +95,7 @@ def read_findings(directory: Path, status: int, story: str) -> Findings:
 class ConformanceCase(GatewayCase):
     """A test that runs the suite."""
 
-    timeout = 120
+    timeout = 180
 
     async def wanted(self, selection: Selection) -> frozenset[str]:
         """The scenarios that a run for servers must have, as the suite lists them."""

@@ -295,7 +295,7 @@ MAKERS: dict[str, Callable[..., Client]] = {
 class PairingCase(RawCase):
     """A gateway before a server for each pairing, all of them tried at the same time."""
 
-    timeout = 90
+    timeout = 180
 
     def server(self, kind: str, name: str) -> Server:
         """A server of a kind, not running yet."""

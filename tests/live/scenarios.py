@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import frozen
 
-SECONDS = 30.0
+SECONDS = 60.0
 """How long one step may take; ten children may be starting at the same time."""
 
 Check = Callable[[Any], bool]

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from mcpguard.config.settings import Secret, UpstreamSettings
 from mcpguard.upstream.link import Link, Message, Outbound
+from mcpguard.upstream.spawning import signal_group
 from mcpguard.upstream.stdio import StdioUpstream
 from tests.upstream.stdio_rig import ALICE, CLIENT_PARAMS, MODERN_META, Books, InboxDouble, Sink
 
@@ -177,7 +178,7 @@ def descriptors() -> int:
 class StdioLiveCase(TestCase):
     """Real children; afterwards no process of theirs, no child and no descriptor may be left."""
 
-    timeout = 60
+    timeout = 180
 
     async def setUp(self) -> None:  # type: ignore[override]
         """A mark that every descendant inherits."""
@@ -186,6 +187,7 @@ class StdioLiveCase(TestCase):
         self.script.write_text(SERVER)
         self.books = Books()
         self.upstreams: list[StdioUpstream] = []
+        self.signals: list[int] = []
         # The reactor opens a few descriptors of its own as it begins to run.
         await self.pause(0)
         self._before = descriptors()
@@ -208,9 +210,16 @@ class StdioLiveCase(TestCase):
             recorder=self.books,
             random=lambda: 0.0,
             environ=os.environ,
+            signal_group=self.signal_group,
         )
         self.upstreams.append(made)
         return made
+
+    def signal_group(self, group: int, number: int) -> bool:
+        """Signal a child's group, and remember what was sent."""
+        if number:
+            self.signals.append(number)
+        return signal_group(group, number)
 
     async def _clean(self) -> None:
         for upstream in self.upstreams:
@@ -222,7 +231,7 @@ class StdioLiveCase(TestCase):
 
     # -- what tests do -----------------------------------------------------------------------
 
-    async def until(self, condition: Any, what: str, seconds: float = 10.0) -> None:
+    async def until(self, condition: Any, what: str, seconds: float = 40.0) -> None:
         """Wait until something is so."""
         for _ in range(int(seconds / 0.02)):
             if condition():

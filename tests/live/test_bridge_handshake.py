@@ -48,7 +48,7 @@ class HandshakeClientTests(ClientCase):
 class HandshakeFaultTests(RawCase):
     """What a client that shakes hands sees when things go wrong behind the bridge."""
 
-    timeout = 60
+    timeout = 180
 
     async def serve(self, port: int) -> Program:
         """Start the server at a port."""

@@ -59,7 +59,7 @@ class StatelessClientTests(ClientCase):
 class StatelessFaultTests(RawCase):
     """What a stateless client sees when things go wrong behind the bridge."""
 
-    timeout = 60
+    timeout = 180
 
     async def serve(self, port: int) -> Program:
         """Start the server at a port."""
@@ -141,6 +141,7 @@ class StatelessFaultTests(RawCase):
         self.assertIn("error", lost)
         for _ in range(80):
             answer = await self.call(gateway, name="echo", arguments={"message": "on"})
+            self.assertIn("result", answer)
             self.assertEqual(answer["result"]["content"][0]["text"], "on", answer)
             if len(self.events(listen)) > 1:
                 break

@@ -20,7 +20,7 @@ def programs(language: str) -> list[str]:
 class DocumentedClientTests(GatewayCase):
     """Each program finds the demo's tools and calls one."""
 
-    timeout = 90
+    timeout = 180
 
     async def try_it(self, source: str, interpreter: Path, suffix: str, era: str) -> None:
         """Run one program before the demo server; it prints the tools and the call's answer."""

@@ -36,7 +36,7 @@ def call(name: str, tool: str, **arguments: Any) -> Step:
 class EndingCase(GatewayCase):
     """What the tests have in common."""
 
-    timeout = 90
+    timeout = 180
 
     async def one_server(self, command: Sequence[str] = DEMO) -> RunningGateway:
         """A gateway before one server."""

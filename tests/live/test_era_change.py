@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.gateway_process import RunningGateway, http
 from tests.live.processes import Program, free_port
@@ -18,41 +19,35 @@ def echo(message: str) -> str:
     return message
 server.run("streamable-http")
 """
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds for a server to start, and for the gateway to notice."""
 
 
-class EraChangeCase(RawCase):
-    """A gateway before a URL behind which one server follows another."""
+class Place:
+    """A URL behind which one server follows another, before a gateway."""
 
-    timeout = 120
-
-    async def begin_with(self, command: Sequence[str]) -> RunningGateway:
-        """A gateway before this server."""
+    def __init__(self, case: RawCase, name: str) -> None:
+        self.case = case
+        self.name = name
         self.port = free_port()
         self.server: Program | None = None
-        await self.replace(command)
-        return await self.start_gateway([http("flip", f"http://127.0.0.1:{self.port}/mcp")])
-
-    def demo(self, era: str) -> Sequence[str]:
-        """The demo server, of one generation."""
-        return [sys.executable, "-m", "mcpguard.demo", "--http", "--era", era]
+        self.gateway: RunningGateway
 
     async def replace(self, command: Sequence[str]) -> None:
-        """Stop the server, and start another at the same place."""
+        """Stop the server, if there is one, and start another at the same place."""
         if self.server is not None:
             self.server.signal("TERM")
-            await self.ends(self.server, PATIENCE)
-        python = command[0] != sys.executable
-        port = [str(self.port)] if python else ["--port", str(self.port)]
-        self.server = self.start(
-            [*command, *port], env={} if python else {"PYTHONPATH": str(REPOSITORY)}, name="server"
+            await self.case.ends(self.server, PATIENCE)
+        foreign = command[0] != sys.executable
+        port = [str(self.port)] if foreign else ["--port", str(self.port)]
+        self.server = self.case.start(
+            [*command, *port], env={} if foreign else {"PYTHONPATH": str(REPOSITORY)}, name="server"
         )
-        late = self.reactor.callLater(PATIENCE, self.server.signal, "KILL")
+        late = self.case.reactor.callLater(PATIENCE, self.server.signal, "KILL")
         await self.server.said(r"listening on|running on")
         late.cancel()
 
-    async def handshake(self, gateway: RunningGateway) -> Exchange:
+    async def handshake(self) -> Exchange:
         """Try to open a session."""
         params = {
             "protocolVersion": LEGACY,
@@ -60,77 +55,103 @@ class EraChangeCase(RawCase):
             "clientInfo": {"name": "raw", "version": "1"},
         }
         message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
-        return await (await self.send(gateway, "flip", message)).over
+        return await (await self.case.send(self.gateway, self.name, message)).over
 
-    async def as_told(self, gateway: RunningGateway, first: Exchange, again: Any) -> Exchange:
-        """Try again as often and as late as the gateway says, until it serves."""
-        deadline = self.reactor.seconds() + PATIENCE
+    async def echo(self, session: str | None = None) -> Exchange:
+        """Call its tool, in a session or statelessly."""
+        return await self.case.call(self.gateway, self.name, "echo", session, message="hello")
+
+    async def as_told(self, first: Exchange, session: str | None = None) -> Exchange:
+        """Call again as often and as late as the gateway says, until it serves."""
+        deadline = self.case.reactor.seconds() + PATIENCE
         exchange = first
         while exchange.status == 503:
-            self.assertIn("another protocol version", exchange.error["message"])
-            self.assertLess(self.reactor.seconds(), deadline)
-            await self.pause(float(exchange.answer.headers["Retry-After"]))
-            exchange = await again()
+            self.case.assertIn("another protocol version", exchange.error["message"])
+            self.case.assertLess(self.case.reactor.seconds(), deadline)
+            await self.wait_as_told(exchange)
+            exchange = await self.echo(session)
         return exchange
 
-    async def assert_serves(self, gateway: RunningGateway) -> str:
+    async def wait_as_told(self, refused: Exchange) -> None:
+        """Wait as long as a refusal says, which must be for another generation."""
+        self.case.assertEqual(refused.status, 503, refused.received)
+        self.case.assertIn("another protocol version", refused.error["message"])
+        await self.case.pause(float(refused.answer.headers["Retry-After"]))
+
+    async def assert_serves(self) -> str:
         """Clients of either generation are served; gives a session."""
-        exchange = await self.call(gateway, "flip", "echo", message="hello")
-        self.assertIn("result", exchange.messages[-1], exchange.received + gateway.program.err)
-        self.assertEqual(exchange.text, "hello", exchange.received)
-        session = await self.shake_hands(gateway, "flip")
-        exchange = await self.call(gateway, "flip", "echo", session, message="hello")
-        self.assertEqual(exchange.text, "hello", exchange.received)
+        exchange = await self.echo()
+        self.case.assertIn(
+            "result", exchange.messages[-1], exchange.received + self.gateway.program.err
+        )
+        self.case.assertEqual(exchange.text, "hello", exchange.received)
+        session = await self.case.shake_hands(self.gateway, self.name)
+        exchange = await self.echo(session)
+        self.case.assertEqual(exchange.text, "hello", exchange.received)
         return session
 
 
-class EraChangeTests(EraChangeCase):
+def demo(era: str) -> Sequence[str]:
+    """The demo server, of one generation."""
+    return [sys.executable, "-m", "mcpguard.demo", "--http", "--era", era]
+
+
+def old() -> Sequence[str]:
+    """PyPI's ``mcp`` 1.x, which refuses requests without a session in words of its own."""
+    return [str(python_sdk(1)), "-c", OLD]
+
+
+class EraChangeTests(RawCase):
     """What clients notice of it: one failure at most, that says when to try again."""
 
-    async def test_upgrade_and_back(self) -> None:
+    timeout = 180
+
+    async def test_every_change(self) -> None:
+        """Upgrades and downgrades, of the demo server and to and from an SDK of its time, each at
+        a place of its own and all at once: there is some waiting in them.
+        """
+        changes = {
+            "flip": (demo("legacy"), self.upgrade_and_back),
+            "down": (demo("modern"), self.downgrade_to_an_sdk_of_its_time),
+            "up": (old(), self.upgrade_from_an_sdk_of_its_time),
+        }
+        places = {name: Place(self, name) for name in changes}
+        for name, (command, _) in changes.items():
+            await places[name].replace(command)
+        gateway = await self.start_gateway(
+            [http(name, f"http://127.0.0.1:{one.port}/mcp") for name, one in places.items()]
+        )
+        running = []
+        for name, (_, change) in changes.items():
+            places[name].gateway = gateway
+            running.append(Deferred.fromCoroutine(change(places[name])))
+        await gatherResults(running, consumeErrors=True)
+        await self.account(gateway)
+
+    async def upgrade_and_back(self, place: Place) -> None:
         """A session ends with 404 where its server has gone, and the next one is served."""
-        gateway = await self.begin_with(self.demo("legacy"))
-        session = await self.assert_serves(gateway)
-        for era in ("modern", "legacy"):
-            await self.replace(self.demo(era))
+        session = await place.assert_serves()
+        await place.replace(demo("modern"))
+        lost = await place.as_told(await place.echo(session), session)
+        self.assertEqual(lost.status, 404, lost.received)
+        await place.assert_serves()
+        await place.replace(demo("legacy"))
+        first = await place.echo()
+        self.assertEqual(first.status, 503, first.received)
+        served = await place.as_told(first)
+        self.assertEqual(served.text, "hello", served.received)
+        await place.assert_serves()
 
-            async def in_session(session: str = session) -> Exchange:
-                return await self.call(gateway, "flip", "echo", session, message="hello")
+    async def downgrade_to_an_sdk_of_its_time(self, place: Place) -> None:
+        """The call that shows it is the only one that fails."""
+        await place.assert_serves()
+        await place.replace(old())
+        await place.wait_as_told(await place.echo())
+        await place.assert_serves()
 
-            if era == "modern":
-                lost = await self.as_told(gateway, await in_session(), in_session)
-                self.assertEqual(lost.status, 404, lost.received)
-            else:
-
-                async def stateless() -> Exchange:
-                    return await self.call(gateway, "flip", "echo", message="hello")
-
-                first = await stateless()
-                self.assertEqual(first.status, 503, first.received)
-                served = await self.as_told(gateway, first, stateless)
-                self.assertEqual(served.text, "hello", served.received)
-            session = await self.assert_serves(gateway)
-        await self.account(gateway)
-
-    async def test_downgrade_to_an_sdk_of_its_time(self) -> None:
-        """PyPI's ``mcp`` 1.x refuses requests without a session in words of its own."""
-        gateway = await self.begin_with(self.demo("modern"))
-        await self.assert_serves(gateway)
-        await self.replace([str(python_sdk(1)), "-c", OLD])
-        changed = await self.call(gateway, "flip", "echo", message="hello")
-        self.assertEqual(changed.status, 503, changed.received)
-        self.assertIn("another protocol version", changed.error["message"])
-        await self.pause(float(changed.answer.headers["Retry-After"]))
-        await self.assert_serves(gateway)
-        await self.account(gateway)
-
-    async def test_upgrade_from_an_sdk_of_its_time(self) -> None:
+    async def upgrade_from_an_sdk_of_its_time(self, place: Place) -> None:
         """A handshake that the new server refuses is the only one that fails."""
-        gateway = await self.begin_with([str(python_sdk(1)), "-c", OLD])
-        await self.assert_serves(gateway)
-        await self.replace(self.demo("modern"))
-        exchange = await self.handshake(gateway)
-        self.assertEqual(exchange.status, 503, exchange.received)
-        await self.pause(float(exchange.answer.headers["Retry-After"]))
-        await self.assert_serves(gateway)
-        await self.account(gateway)
+        await place.assert_serves()
+        await place.replace(demo("modern"))
+        await place.wait_as_told(await place.handshake())
+        await place.assert_serves()

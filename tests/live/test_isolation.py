@@ -32,7 +32,7 @@ class Received:
 class IsolationTests(GatewayCase):
     """200 callers of several principals, all with request id 1 and progress token 1."""
 
-    timeout = 120
+    timeout = 180
 
     async def before(self, era: str) -> RunningGateway:
         """A gateway before one shared child of an era."""

@@ -36,7 +36,7 @@ class Walk:
 class MatrixCase(GatewayCase):
     """One row of the matrix; ``row`` says which."""
 
-    timeout = 120
+    timeout = 180
 
     row: ClassVar[str] = ""
 

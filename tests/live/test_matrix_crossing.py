@@ -29,7 +29,7 @@ LOUD = {**META, f"{PREFIX}logLevel": "debug"}
 class CrossingTests(RawCase):
     """All callers before all servers at once, each request with id 1 and progress token 1."""
 
-    timeout = 120
+    timeout = 180
 
     async def gateway(self) -> RunningGateway:
         """The gateway of the matrix, for some identities."""

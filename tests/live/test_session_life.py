@@ -21,7 +21,7 @@ SERVER = [sys.executable, str(HERE / "servers" / "remembering_server.py")]
 class LifeCase(RawCase):
     """Servers that write down what they are asked."""
 
-    timeout = 60
+    timeout = 180
 
     def setUp(self) -> None:
         """A journal."""

@@ -110,7 +110,7 @@ def _call(tool: str, **arguments: Any) -> dict[str, Any]:
 class RawStreamTests(RawCase):
     """The stream on the wire, on the single route, by a client that ends as it likes."""
 
-    timeout = 60
+    timeout = 180
 
     async def gateway(self, **server: Any) -> RunningGateway:
         """A gateway before the demo server, at ``/mcp``."""

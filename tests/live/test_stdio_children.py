@@ -87,6 +87,10 @@ class InputTests(StdioLiveCase):
         self.assertLessEqual(reasons, {Reason.UPSTREAM_FAILED, Reason.UPSTREAM_TIMEOUT})
 
 
+LONG_GRACE = 30.0
+"""Nothing else here takes so long, on whatever machine."""
+
+
 class EndTests(StdioLiveCase):
     """How children end, by themselves and by us."""
 
@@ -107,21 +111,23 @@ class EndTests(StdioLiveCase):
 
     async def test_polite_child(self) -> None:
         """End of input is enough."""
-        self.assertLess(await self.timed_stop(), 0.45)
+        self.patch(stdio_bounds, "GRACE_SECS", LONG_GRACE)
+        self.assertLess(await self.timed_stop(), LONG_GRACE)
 
     async def test_stubborn_child(self) -> None:
         """Neither end of input nor TERM impresses it, so KILL comes after two graces."""
-        took = await self.timed_stop("stubborn")
-        self.assertGreater(took, 0.9)
-        self.assertLess(took, 3)
+        self.assertGreater(await self.timed_stop("stubborn"), 0.9)
+        self.assertEqual(self.signals[:2], [signal.SIGTERM, signal.SIGKILL])
 
     async def test_grandchild_with_our_pipes(self) -> None:
         """What the server started ends with it, without waiting out any grace."""
-        self.assertLess(await self.timed_stop("grandchild"), 0.45)
+        self.patch(stdio_bounds, "GRACE_SECS", LONG_GRACE)
+        self.assertLess(await self.timed_stop("grandchild"), LONG_GRACE)
 
     async def test_stubborn_grandchild(self) -> None:
-        """A descendant that ignores TERM is killed after one grace."""
-        self.assertLess(await self.timed_stop("stubborn-grandchild"), 2)
+        """A descendant that ignores TERM is killed after a grace."""
+        self.assertGreater(await self.timed_stop("stubborn-grandchild"), 0.4)
+        self.assertEqual(self.signals[-2:], [signal.SIGTERM, signal.SIGKILL])
 
     async def test_escaped_grandchild(self) -> None:
         """A descendant in a session of its own may live on, but not with our descriptors."""
