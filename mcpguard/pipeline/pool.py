@@ -132,14 +132,24 @@ class SessionPool:
             if session is not None:
                 return self._lend(key, session)
             if key not in self._opening:
-                break
+                session = await self._open_first(key, upstream, offered)
+                if not session.dead:
+                    return session
+                # Those who had waited for it used it up before this one could.
+                self.give_back(session)
+                continue
             waiting: Deferred[None] = Deferred()
             self._opening[key].append(waiting)
             await waiting
-        self._make_room(principal_key)
+
+    async def _open_first(
+        self, key: PoolKey, upstream: Upstream, capabilities: Message
+    ) -> PooledSession:
+        """Open a session that others may wait for by now, lend it, and tell them."""
+        self._make_room(key.principal_key)
         self._opening[key] = []
         try:
-            session = await self._handshake(key, upstream, offered)
+            session = await self._handshake(key, upstream, capabilities)
         except Exception as problem:
             # It is everybody's who waited: one try each, one after the other, would take as
             # many timeouts as there are callers.

@@ -3,7 +3,7 @@
 from collections import deque
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
@@ -32,6 +32,8 @@ class Posture:
     initialized: bool = False
     level: str | None = field(init=False, default=None)
     subscribed: dict[str, None] = field(init=False, factory=dict)
+    waiting: IDelayedCall | None = field(init=False, default=None)
+    """For a place at the server, to tell it the rest."""
 
     def heard(self, outbound: Outbound) -> None:
         """Note a request that the server has carried out."""
@@ -62,6 +64,12 @@ class Posture:
             wanted.append(("logging/setLevel", {"level": self.level}))
         wanted.extend(("resources/subscribe", {"uri": uri}) for uri in self.subscribed)
         _Restoring(self, link, clock, version, principal_key, wanted).next()
+
+    def rest(self) -> None:
+        """The session is lost: there is nobody to tell anything."""
+        if self.waiting is not None and self.waiting.active():
+            self.waiting.cancel()
+        self.waiting = None
 
 
 @define(eq=False)
@@ -99,9 +107,10 @@ class _Restoring:
         return bool(params["level"] == self.posture.level)
 
     def again(self, method: str, params: Message, delay: float) -> None:
-        """Send one of them once more in a while; a session that is over by then refuses it."""
+        """Send one of them once more in a while."""
         self.wanted.appendleft((method, params))
-        self.clock.callLater(delay, self.next)
+        self.posture.rest()
+        self.posture.waiting = self.clock.callLater(delay, self.next)
 
 
 @define(eq=False)

@@ -231,6 +231,7 @@ class RenewingLink:
         self._over = failure
         self.all.links.pop(self, None)
         self._line = None
+        self.posture.rest()
         self._stop_timer()
         if self._renewing is not None:
             self._renewing.cancel()
@@ -309,6 +310,7 @@ class RenewingLink:
     def _detach(self, failure: UpstreamFailure) -> None:
         """The server's session is lost: note it, and renew it at once if somebody listens."""
         self._line = None
+        self.posture.rest()
         log.info("{name}: a session was lost: {why}", name=self.all.inner.name, why=failure.detail)
         self._book(self.all.clock.seconds() - self._begun_at)
         if self._listening():

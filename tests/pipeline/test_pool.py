@@ -124,6 +124,27 @@ class PoolTests(SynchronousTestCase):
         self.failureResultOf(waiting[0], Refused)
         self.assertEqual(len(self.pool), 1)
 
+    def test_used_up_by_those_who_waited(self) -> None:
+        """A session that ends while others who waited for it are told is not lent any more."""
+        opening: Deferred[Opening] = Deferred()
+        real = self.upstream.open_session
+        self.upstream.open_session = lambda *_: opening  # type: ignore[method-assign]
+        first, second = (
+            Deferred.fromCoroutine(self.pool.borrow("a", self.upstream, "")) for _ in range(2)
+        )
+        failure = UpstreamFailure(Reason.UPSTREAM_FAILED)
+
+        def use_up(session: PooledSession) -> PooledSession:
+            session.closed(failure)
+            return session
+
+        second.addCallback(use_up)
+        self.upstream.open_session = real  # type: ignore[method-assign]
+        opening.callback(Opening(MemoryLink(), {"protocolVersion": "2025-11-25"}))
+        dead, alive = self.successResultOf(second), self.successResultOf(first)
+        self.assertEqual((dead.dead, dead.in_use), (True, 1))
+        self.assertEqual((alive.dead, alive.in_use), (False, 1))
+
     def test_idle(self) -> None:
         """What is in use never idles out."""
         kept, left = self.borrow("a"), self.borrow("b")

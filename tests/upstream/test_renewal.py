@@ -554,6 +554,9 @@ class PostureTests(RenewalCase):
         self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:1"})
         new.calls[-1].result()
         self.assertEqual(new.calls[-1].outbound.params, {"uri": "a:2"})
+        new.calls[-1].sink.failed(busy)
+        self.successResultOf(link.close())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_new_loss_stops_it(self) -> None:
         """The next renewal begins again."""

@@ -15,6 +15,7 @@ from mcpguard.observe.events import Meter
 from mcpguard.pipeline.bridge.borrowed_call import StatelessWay
 from mcpguard.pipeline.bridge.handshake_call import CallBounds, wrong_era
 from mcpguard.pipeline.bridge.handshake_link import HandshakeLink
+from mcpguard.pipeline.bridge.lodging import tell_each
 from mcpguard.pipeline.bridge.session_listen import ListenBounds
 from mcpguard.pipeline.schemas import OneAnswer, ToolSchemas, gateway_meta
 from mcpguard.protocol.bridge.handshake import (
@@ -94,8 +95,7 @@ class HandshakeSessions:
         """End every session; fires when that is done."""
         self._ended = True
         done: Deferred[None] = Deferred()
-        for link in list(self._links):
-            link.end()
+        tell_each(self._links, lambda link: link.end())
         done.callback(None)
         return done
 

@@ -16,6 +16,7 @@ from mcpguard.errors import INVALID_PARAMS, METHOD_NOT_FOUND, Reason
 from mcpguard.pipeline.bridge.borrowed_call import BorrowedCall, OverCall
 from mcpguard.pipeline.bridge.handshake_call import WRONG_ERA, wrong_era
 from mcpguard.pipeline.bridge.listen_stream import LISTEN, Stream, Subscribing
+from mcpguard.pipeline.bridge.lodging import tell_each
 from mcpguard.pipeline.streams import stop_timer
 from mcpguard.protocol.bridge.handshake import (
     handshake_error,
@@ -155,9 +156,9 @@ class SessionListen:
         self._off = True
         self._wanted.clear()
         self._drop_streams()
+        failure = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the link was closed")
         waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call.sink.failed(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the link was closed"))
+        tell_each(waiting, lambda call: call.sink.failed(failure))
 
     # -- opening ---------------------------------------------------------------------------
 
@@ -306,8 +307,7 @@ class SessionListen:
         self._off = True
         self._drop_streams()
         waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call.sink.failed(failure)
+        tell_each(waiting, lambda call: call.sink.failed(failure))
         self.hearing.died(failure)
 
     # -- inside ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from mcpguard.errors import INVALID_PARAMS, Reason
 from mcpguard.observe.events import Meter
 from mcpguard.pipeline.bridge.borrowed_call import OverCall
-from mcpguard.pipeline.bridge.lodging import ResidenceBounds
+from mcpguard.pipeline.bridge.lodging import ResidenceBounds, tell_each
 from mcpguard.pipeline.bridge.parking import ParkingBounds, ParkingLot
 from mcpguard.pipeline.bridge.residence import Residences
 from mcpguard.pipeline.bridge.stateless_call import StatelessCall
@@ -85,10 +85,9 @@ class StatelessLinks:
     def end_all(self) -> Deferred[None]:
         """End every call, listen and session; fires when the links are closed."""
         self._ended = True
-        for call in list(self._calls):
-            call.end(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
-        for listen in list(self._listens):
-            listen.end()
+        stopped = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped")
+        tell_each(self._calls, lambda call: call.end(stopped))
+        tell_each(self._listens, lambda listen: listen.end())
         return self.pool.end_all()
 
     def send(self, path: str, outbound: Outbound, sink: CallSink) -> Call:
