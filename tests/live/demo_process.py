@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from twisted.trial.unittest import SynchronousTestCase
 
 Message = dict[str, Any]
-PATIENCE = 20.0
-"""Seconds before a test gives up waiting; far above what anything here needs."""
+PATIENCE = 40.0
+"""Seconds before a test gives up waiting; far above what anything here needs, and less than the
+calls take that are not waited for."""
 
 
 def spawn(
