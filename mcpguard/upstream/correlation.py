@@ -169,7 +169,8 @@ class Correlator(Generic[Sink]):
         self._next += 1
         token, params = _swap_token(outbound.params, gid)
         hard = float("inf") if outbound.endless else now + self._max_timeout
-        soft = float("inf") if outbound.endless else min(hard, now + self._timeout)
+        # An endless one has no deadline once it has begun, but must begin in time.
+        soft = min(hard, now + self._timeout)
         self._pending[gid] = Pending(
             gid, outbound, sink, now, soft, hard, token, params is not outbound.params
         )
@@ -289,6 +290,8 @@ class Correlator(Generic[Sink]):
             pending = self._waiting(meta[META_SUBSCRIPTION_ID])
             if pending is None or pending.outbound.method != LISTEN:
                 return Stray("subscription")
+            if pending.outbound.endless:
+                pending.deadline = pending.hard_deadline
             restored = _restore_subscription(params, pending.outbound.id)
             return SubscriptionNotice(pending, {**message, "params": restored})
         return ServerNotification(message)

@@ -61,7 +61,7 @@ class Outbound:
     headers: tuple[tuple[str, str], ...] = ()
     """``Mcp-Param-*`` of a stateless HTTP request, checked; links for stdio ignore them."""
     endless: bool = False
-    """True for streams without a deadline (``subscriptions/listen``)."""
+    """True for streams without a deadline once they have begun (``subscriptions/listen``)."""
 
 
 class CallSink(Protocol):

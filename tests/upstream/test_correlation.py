@@ -343,9 +343,13 @@ class ProgressTests(SynchronousTestCase):
         self.assertEqual(self.ids.next_deadline(), float("inf"))
 
     def test_overdue(self) -> None:
-        """A request is overdue at its deadline, and an endless one never."""
-        self.ids.open(listen(2), "endless", 0)
+        """A request is overdue at its deadline, and an endless one only until it has begun."""
+        endless, _ = self.ids.open(listen(2), "endless", 0)
         self.assertEqual(self.ids.overdue(59.9), [])
+        self.assertEqual([one.gid for one in self.ids.overdue(60)], [self.gid, endless])
+        params = {"_meta": {"io.modelcontextprotocol/subscriptionId": endless}}
+        method = "notifications/subscriptions/acknowledged"
+        self.ids.receive({"jsonrpc": "2.0", "method": method, "params": params}, 50)
         self.assertEqual([one.gid for one in self.ids.overdue(60)], [self.gid])
         self.ids.cancel(self.gid, "timeout")
         self.assertEqual(self.ids.next_deadline(), float("inf"))

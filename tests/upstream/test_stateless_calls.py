@@ -280,6 +280,25 @@ class ListenTests(StatelessCase):
         self.alive[0].exits(1)
         self.assertEqual(sink.failure.reason, Reason.UPSTREAM_FAILED)
 
+    def test_never_acknowledged(self) -> None:
+        """A stream must begin in the time for an answer, also at a child that took another's
+        place; the child is told that nobody waits for it any more.
+        """
+        link = self.stateless()
+        old = self.listen(link)
+        self.new_server = lambda: ScriptedServer(
+            legacy=False, modern=True, hold={"subscriptions/listen"}
+        )
+        self.alive[0].exits(1)
+        self.turn(1)
+        new = self.listen(link)
+        self.turn(self.settings.timeout_secs - 2)
+        self.assertEqual((old.ends, new.ends), ([], []))
+        self.turn(3)
+        for sink in (old, new):
+            self.assertEqual(sink.failure.reason, Reason.UPSTREAM_TIMEOUT)
+        self.assertEqual(self.server.methods().count("notifications/cancelled"), 2)
+
     def test_bounded(self) -> None:
         """There can be so many streams and no more, and they leave room for calls."""
         link = self.stateless()
