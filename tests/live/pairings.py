@@ -225,6 +225,12 @@ class OldClient(Client):
 
     async def open(self) -> None:
         """Open the stream and shake hands."""
+        answer = await self.try_to_open()
+        self.case.assertIn("result", answer)
+        await self.say({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    async def try_to_open(self) -> Message:
+        """Open the stream and send ``initialize``; the response."""
         name = f"{self.server.name}/sse"
         self.stream = stream = await self.case.send(
             self.gateway, name, None, {}, method="GET", who=self.who
@@ -234,9 +240,7 @@ class OldClient(Client):
         assert found is not None, stream.received
         self.endpoint = found.group(1).decode()
         self._next = -1
-        answer = await (await self.send("initialize", hello()["params"]))
-        self.case.assertIn("result", answer)
-        await self.say({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return await (await self.send("initialize", hello()["params"]))
 
     async def say(self, message: Message) -> int:
         """Post a message; the status."""
@@ -364,7 +368,7 @@ class PairingCase(RawCase):
     async def in_time(self, seconds: float, answer: Deferred[Message]) -> Message:
         """An answer that must come in time."""
         began = self.reactor.seconds()
-        message = await answer
+        message = await answer.addTimeout(PATIENCE, self.reactor)
         self.assertLess(self.reactor.seconds() - began, seconds, message)
         return message
 

@@ -2,6 +2,7 @@
 
 import signal
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from tests.live.pairings import (
@@ -9,6 +10,7 @@ from tests.live.pairings import (
     COUNTER,
     KINDS,
     Client,
+    Message,
     OldClient,
     PairingCase,
     SessionClient,
@@ -169,3 +171,46 @@ class HungTests(PairingCase):
             await asked(client)
 
         await self.pairings(ALL, scenario, timeout_secs=1, max_timeout_secs=5, max_concurrency=1)
+
+    async def test_what_begins_there(self) -> None:
+        """Subscriptions and handshakes are refused in time too, and work afterwards."""
+
+        async def listens(client: SessionClient | StatelessClient | OldClient) -> None:
+            if isinstance(client, StatelessClient):
+                refused = (await client.try_to_listen()).over.addCallback(last_message)
+            else:
+                refused = await client.send("resources/subscribe", {"uri": COUNTER})
+            self.assert_error(await self.in_time(LATE, refused), 504)
+
+        async def shakes_hands(client: Client) -> None:
+            answer: Deferred[Message]
+            if isinstance(client, SessionClient):
+                answer = (await client.try_to_open()).over.addCallback(last_message)
+            elif isinstance(client, OldClient):
+                answer = Deferred.fromCoroutine(client.try_to_open())
+            else:
+                answer = await client.begin("note", "late")
+            message = await self.in_time(LATE, answer)
+            own_child = client.server.kind == "stdio-legacy"
+            told_before = client.server.modern and not isinstance(client, StatelessClient)
+            if own_child or told_before:
+                self.assertIn("result", message)
+            else:
+                self.assert_error(message, 504)
+
+        async def scenario(client: SessionClient | StatelessClient | OldClient) -> None:
+            server = client.server
+            await self.assert_serves(client, "zero")
+            server.signal(signal.SIGSTOP)
+            late = evolve(client, who="late")
+            await self.together([listens(client), shakes_hands(late)])
+            server.signal(signal.SIGCONT)
+            stream = await client.listen()
+            self.assert_text(await client.call("touch", "one"), "one")
+            await self.updates(stream, 1)
+            await late.open()
+            await self.assert_serves(late, "two")
+
+        await self.pairings(
+            ALL, scenario, {"identities": {"tester": {}, "late": {}}}, timeout_secs=1
+        )
