@@ -105,8 +105,10 @@ if "stubborn" in ways:
 if "grandchild" in ways:
     subprocess.Popen(["sleep", "1000"])
 if "stubborn-grandchild" in ways:
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
-    subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
+    # Handed down, so that it is never there without.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["sleep", "1000"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 if "escapee" in ways:
     subprocess.Popen(["sleep", "3"], start_new_session=True)
 if "flood" in ways:
