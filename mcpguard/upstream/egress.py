@@ -192,6 +192,11 @@ class _BoundedConnection(ProtocolWrapper):
         self.transport.abortConnection()  # type: ignore[union-attr]
 
     def dataReceived(self, data: bytes) -> None:
+        if self._head_bytes == 0 and data.startswith(b"HTTP/1.0 "):
+            # Its server closes the connection now (RFC 9112 9.3). Twisted keeps it for the next
+            # request, which is lost then, unless the answer says so.
+            status, _, rest = data.partition(b"\n")
+            data = status + b"\nConnection: close\r\n" + rest
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().dataReceived(data)

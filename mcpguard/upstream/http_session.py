@@ -136,7 +136,7 @@ class HttpSession(UrlSession):
         if self._over is None and self.session_id is not None and self._stream is None:
             # Without a session the server has nobody to tell anything later.
             self._stream = ServerStream(
-                self.remote, self.url, self._stream_headers, self._hear, self.forgotten
+                self.remote, self.url, self._stream_headers, self._hear, self.forgotten, self._ping
             )
             self._stream.start()
 

@@ -24,7 +24,8 @@ class ServerStream:
 
     It gives up when the server has no such stream, and after ``max_resumptions`` tries in a row
     on which nothing was heard. ``hear`` gets each message, ``forgotten`` the news that the
-    server does not know the session any more.
+    server does not know the session any more; ``doubt`` is called when it gives up a stream that
+    once worked, which may mean the same.
     """
 
     remote: Remote
@@ -33,6 +34,7 @@ class ServerStream:
     """The GET's headers, given the id of the last event."""
     hear: Callable[[Message], None]
     forgotten: Callable[[UpstreamFailure], None]
+    doubt: Callable[[], None]
     _reader: MessageReader | None = field(init=False, default=None)
     _timer: IDelayedCall | None = field(init=False, default=None)
     _event_id: str | None = field(init=False, default=None)
@@ -79,6 +81,9 @@ class ServerStream:
             self._stopped = True
             if self._reader is not None:
                 self._reader.discard()
+            if self._worked:
+                # The TypeScript SDK's examples answer 400 once they have been restarted.
+                self.doubt()
 
     def message(self, message: Message) -> None:
         """See `http_reader.ReaderOwner`."""

@@ -274,6 +274,16 @@ class ConnectionTests(EgressCase):
         self.reactor.accept().receive(OK)
         self.assertEqual(heard.ended, 1)
 
+    def test_servers_that_close(self) -> None:
+        """The connection of an HTTP/1.0 answer is over with it, whoever closes it first."""
+        for count in (1, 2):
+            heard, _ = self.send("http://127.0.0.1:81/")
+            self.assertEqual(len(self.reactor.dialled), count)
+            socket = self.reactor.accept(count - 1)
+            socket.receive(OK.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            self.turn()
+            self.assertEqual((heard.ended, heard.body, socket.lost), (1, b"{}", True))
+
     def test_nothing_is_sent_twice(self) -> None:
         """A request lost on a used connection fails, whatever its method; it is not resent."""
         for body in (b"{}", None):

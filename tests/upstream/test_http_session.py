@@ -700,6 +700,25 @@ class StreamTests(HttpCase):
         self.clock.advance(2)
         self.assertEqual(len(self.gets()), 3)
 
+    def test_400_after_it_worked(self) -> None:
+        """That may mean a restart: a ping finds out whether the server knows the session."""
+        for known in (True, False):
+            inbox = Inbox()
+            self.ready(inbox)
+            self.wire.last("GET").events()
+            self.wire.last("GET").end()
+            self.clock.advance(2)
+            self.wire.last("GET").status(400)
+            (ping,) = self.wire.of("ping")[-1:]
+            if known:
+                ping.result({})
+            else:
+                words = "Bad Request: No valid session ID provided"
+                ping.json({"jsonrpc": "2.0", "error": {"code": -32000, "message": words}}, 400)
+            self.assertEqual(len(inbox.closings), 0 if known else 1)
+            self.clock.advance(600)
+            self.assertEqual(len(self.wire.of("ping")), 1 if known else 2)
+
     def test_404_after_it_worked(self) -> None:
         """404 to a stream that once worked means the session is gone."""
         inbox = Inbox()
