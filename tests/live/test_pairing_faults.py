@@ -21,7 +21,7 @@ from tests.live.pairings import (
 ALL = [(kind, client) for kind in KINDS for client in CLIENTS]
 SOON = 5.0
 """Seconds within which an answer must come that need not wait for anything."""
-LATE = 2.5
+LATE = 3.0
 """Seconds within which a server that does not answer must be given up, where it has one."""
 
 

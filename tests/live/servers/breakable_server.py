@@ -196,9 +196,8 @@ sessions: dict[str, Legacy] = {}
 
 
 class Visit(BaseHTTPRequestHandler):
-    """One connection, used once."""
+    """One connection, used once: this server speaks HTTP/1.0, as the library does by default."""
 
-    protocol_version = "HTTP/1.1"
     begun = False
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -208,7 +207,6 @@ class Visit(BaseHTTPRequestHandler):
         """Answer at once."""
         data = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Connection", "close")
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         if data:
@@ -227,7 +225,6 @@ class Visit(BaseHTTPRequestHandler):
             if not self.begun:
                 self.begun = True
                 self.send_response(200)
-                self.send_header("Connection", "close")
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
             self.wfile.write(f"event: {kind}\ndata: {data}\n\n".encode())
