@@ -192,7 +192,7 @@ class _BoundedConnection(ProtocolWrapper):
         self.transport.abortConnection()  # type: ignore[union-attr]
 
     def dataReceived(self, data: bytes) -> None:
-        if self._head_bytes == 0 and data.startswith(b"HTTP/1.0 "):
+        if self._head_bytes == 0 and data.startswith(b"HTTP/1.0 ") and b"\n" in data:
             # Its server closes the connection now (RFC 9112 9.3). Twisted keeps it for the next
             # request, which is lost then, unless the answer says so.
             status, _, rest = data.partition(b"\n")
