@@ -206,8 +206,11 @@ class Errand:
         """The session is gone."""
         if self._over:
             return
-        was_running = self.running
+        was_running, call = self.running, self._call
         self._stopped()
+        if call is not None:
+            # Over HTTP it may run on without its session, in a place of `max_concurrency`.
+            call.cancel("its session was lost")
         self._go_home([], answered=False)
         if self._repeating or (self.client.parked and not was_running):
             return

@@ -148,6 +148,14 @@ class RequestTests(SynchronousTestCase):
         self.rig.link().answer(0, result={})
         self.assertFalse(heard.over)
 
+    def test_session_lost_before_the_call(self) -> None:
+        """A call that may run on without its session is given up: nobody hears its answer."""
+        heard = self.rig.call()
+        self.rig.upstream.inboxes[-1].closed(UpstreamFailure(Reason.SESSION_NOT_FOUND))
+        self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_FAILED)
+        self.assertEqual(self.rig.running().cancelled, "its session was lost")
+        self.rig.link().answer(0, result={})
+
     def test_time_for_the_answer(self) -> None:
         """Whoever holds the request holds the server's."""
         heard = self.rig.call()
