@@ -320,8 +320,7 @@ class Service:
         if not visit.listening.acquire(blocking=False):
             raise _refusal(409, "This session already has an event stream")
         try:
-            wire.open_events({"Mcp-Session-Id": visit.id})
-            self._streaming.write(wire, visit.outbox)
+            self._streaming.write(wire, visit.outbox, {"Mcp-Session-Id": visit.id})
         finally:
             visit.listening.release()
 
@@ -352,10 +351,7 @@ class Service:
             if len(messages) == 1 and is_response(messages[0]):
                 self._respond(wire, messages[0], modern=client.modern, close=close)
                 return
-            wire.open_events({})
-            for message in messages:
-                wire.send_event(message)
-            self._streaming.write(wire, stream)
+            self._streaming.write(wire, stream, {}, messages)
         finally:
             # An answer that nobody reads any more is a cancelled request of a modern client,
             # while a legacy one has to say so.

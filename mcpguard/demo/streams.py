@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from mcpguard.demo.messages import Message
 from mcpguard.demo.wire import Wire
@@ -63,8 +64,12 @@ class Streaming:
         self._open = 0
         self._changed = threading.Condition()
 
-    def write(self, wire: Wire, stream: Stream) -> None:
-        """Write messages as events until the stream ends, then end the response.
+    def write(
+        self, wire: Wire, stream: Stream, headers: dict[str, str], first: Sequence[Message] = ()
+    ) -> None:
+        """Open an event stream, write ``first`` and what comes, and end the response.
+
+        It counts before its first byte leaves: a stop that follows what a client has read waits.
 
         Raises:
             OSError: The client has gone, or does not read.
@@ -72,6 +77,9 @@ class Streaming:
         with self._changed:
             self._open += 1
         try:
+            wire.open_events(headers)
+            for message in first:
+                wire.send_event(message)
             spoken = time.monotonic()
             while True:
                 ended = stream.ended  # asked first: what was put before the end is still taken
@@ -96,9 +104,10 @@ class Streaming:
                 self._open -= 1
                 self._changed.notify_all()
 
-    def settle(self, timeout: float) -> None:
-        """Wait until no stream is open, at most ``timeout`` seconds."""
+    def settle(self, timeout: float) -> bool:
+        """Wait until no stream is open, at most ``timeout`` seconds; whether that came."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while self._open and (remaining := deadline - time.monotonic()) > 0:
                 self._changed.wait(remaining)
+            return not self._open

@@ -45,9 +45,17 @@ class FakeWire:
         self.gone = gone
         self.events: list[Message] = []
         self.ended = False
+        self.settled: list[bool] = []
+        """What a stopping server was told while the stream opened and the first events left."""
+        self.streaming = Streaming()
+
+    def open_events(self, headers: dict[str, str]) -> None:
+        """A client that has read the head may stop the server at once."""
+        self.settled.append(self.streaming.settle(0))
 
     def send_event(self, message: Message) -> None:
         """Note the event."""
+        self.settled.append(self.streaming.settle(0))
         self.events.append(message)
 
     def end_events(self) -> None:
@@ -62,16 +70,22 @@ class FakeWire:
 class StreamingTests(SynchronousTestCase):
     """`Streaming` writes streams out."""
 
-    def write(self, stream: Stream, *, gone: bool = False) -> FakeWire:
+    def write(self, stream: Stream, *first: Message, gone: bool = False) -> FakeWire:
         """Write a stream to a fake wire."""
         fake = FakeWire(gone=gone)
         wire: Wire = fake  # type: ignore[assignment]
-        streaming = Streaming()
         try:
-            streaming.write(wire, stream)
+            fake.streaming.write(wire, stream, {}, first)
         finally:
-            streaming.settle(60)  # nothing is open, so this does not wait
+            self.assertTrue(fake.streaming.settle(60))  # nothing is open: this does not wait
         return fake
+
+    def test_counts(self) -> None:
+        """A stopping server waits for a stream from before its first byte leaves."""
+        stream = Stream(limit=1, lossy=False)
+        stream.end()
+        wire = self.write(stream, {"n": 1})
+        self.assertEqual((wire.events, wire.settled), ([{"n": 1}], [False, False]))
 
     def test_whole(self) -> None:
         """Everything put before the end is written, then the stream is ended."""
