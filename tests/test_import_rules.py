@@ -15,7 +15,12 @@ MAX_LINES = 400
 PURE = frozenset(("policy", "protocol", "config.settings", "errors"))
 """No framework, no I/O; `errors` is the table they all speak of."""
 FRAMEWORKS = frozenset(("twisted", "zope", "klein", "treq", "OpenSSL", "service_identity"))
-INTERFACES = frozenset(("upstream.link", "limits.limiter", "front.exchange", "observe.events"))
+INTERFACES = frozenset(
+    (
+        *("upstream.link", "limits.limiter", "front.exchange", "observe.events"),
+        "ops.workers.control",
+    )
+)
 TOP = frozenset(("gateway", "tap", "cli", "foreground", "summary", "terminal", "__main__"))
 """Where everything is put together and started: nobody below may import these."""
 
@@ -30,6 +35,8 @@ MAY_IMPORT = {
     "upstream": PURE | INTERFACES,
     "observe": PURE | INTERFACES,
     "pipeline": PURE | INTERFACES,
+    # The crash arithmetic and the cleaning of output serve workers as they serve stdio servers.
+    "ops": PURE | INTERFACES | {"upstream.crashes", "upstream.chatter"},
     "demo": frozenset[str](),
 }
 """Room -> what of the other rooms it may import, by its name or that of a room's module."""

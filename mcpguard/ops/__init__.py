@@ -1,0 +1,1 @@
+"""Running the gateway: worker processes, and what the system around it is told."""
