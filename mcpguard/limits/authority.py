@@ -1,0 +1,63 @@
+"""The authority's interface: it owns the buckets and lends out their tokens.
+
+A process that decides about requests holds leases (`limits.leasing`), so that not every request
+costs a round trip. What a lease is, and why the sum of them never passes the limit, stands in
+`policy.leases`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from mcpguard.policy.buckets import Rate
+from mcpguard.policy.leases import Ask, Lease
+
+
+class Unreachable(Exception):
+    """The authority did not answer in time, cannot be reached, or answered nonsense.
+
+    Whether it has granted anything is not known; whoever asked counts it as lost.
+    """
+
+
+@frozen
+class Returned:
+    """Tokens of one bucket that their holder has not spent and will not spend any more."""
+
+    key: str
+    rate: Rate
+    holder: str
+    tokens: int
+
+
+class Authority(Protocol):
+    """Buckets that several processes draw from: the parent process's, or Redis's."""
+
+    def lease(self, key: str, rate: Rate, ask: Ask) -> Deferred[Lease]:
+        """Lend tokens of ``key``'s bucket.
+
+        Fires within the authority's own deadline in every case; errbacks with `Unreachable` when
+        there is no answer. It never raises.
+        """
+        ...
+
+    def give_back(self, returned: Sequence[Returned]) -> None:
+        """Put unspent tokens back, at best: what gets lost on the way counts as spent."""
+        ...
+
+
+class Places(Protocol):
+    """Requests in progress by identity, counted over everyone who shares the limit."""
+
+    def take_place(self, key: str, limit: int) -> bool | Deferred[bool]:
+        """Take one of ``limit`` places if there is one; plain when nothing has to be waited for.
+
+        Errbacks with `Unreachable` when it cannot be told; then no place was taken.
+        """
+        ...
+
+    def give_place(self, key: str) -> None:
+        """Give one place back; every place that was taken is given back once."""
+        ...
