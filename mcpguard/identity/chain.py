@@ -1,5 +1,6 @@
 """From the request to the principal: where the token stands, and who knows it."""
 
+import re
 from urllib.parse import parse_qsl
 
 from attrs import evolve
@@ -15,6 +16,7 @@ MAX_TOKEN = 16_384
 """Bytes of a Bearer token."""
 
 _MAX_QUERY_FIELDS = 100
+_TOKEN = re.compile(r"[!-~]+")
 
 _INFORMATIVE = (
     Reason.BAD_CREDENTIALS,
@@ -91,7 +93,7 @@ def bearer_token(incoming: Incoming) -> str:
         text = "The Authorization header must use the Bearer scheme"
         raise _challenged(Refusal(Reason.BAD_CREDENTIALS, text), presented=False)
     token = token.strip(" ")
-    if not token or len(token) > MAX_TOKEN or not all("!" <= one <= "~" for one in token):
+    if len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
         raise _challenged(Refusal(Reason.BAD_CREDENTIALS), presented=True)
     return token
 

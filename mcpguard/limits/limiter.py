@@ -2,14 +2,13 @@
 
 from typing import Protocol
 
-from attrs import frozen
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from mcpguard.policy.buckets import Rate
 
 
-@frozen
-class Grant:
+class Grant(Struct, frozen=True):
     """The answer to one request for tokens."""
 
     allowed: bool

@@ -46,27 +46,28 @@ class MemoryLimiter:
         now = self._clock()
         bucket = self._buckets.get(key)
         level, seconds = take(rate, None if bucket is None else bucket.level, now, cost)
-        full_at = level.at + until_full(rate, level)
+        left = until_full(rate, level)
         if bucket is None:
-            self._remember(key, _Bucket(level, full_at), now)
+            self._remember(key, _Bucket(level, level.at + left), now)
         else:
-            bucket.level, bucket.full_at = level, full_at
+            bucket.level, bucket.full_at = level, level.at + left
             self._buckets.move_to_end(key)
-        return self._grant(rate, level, seconds)
+        return self._grant(rate, level, seconds, left)
 
     def peek(self, key: str, rate: Rate) -> Grant:
         """Tell whether one token is there; remembers nothing."""
         bucket = self._buckets.get(key)
         level = fill(rate, None if bucket is None else bucket.level, self._clock())
-        return self._grant(rate, level, wait(rate, level))
+        return self._grant(rate, level, wait(rate, level), until_full(rate, level))
 
-    def _grant(self, rate: Rate, level: Level, seconds: float) -> Grant:
+    def _grant(self, rate: Rate, level: Level, seconds: float, left: float) -> Grant:
+        tokens = level.tokens
         return Grant(
-            allowed=seconds == 0.0,
-            limit=math.ceil(rate.per_second),
-            remaining=max(0, math.floor(level.tokens)),
-            reset_at=self._wall() + until_full(rate, level),
-            retry_after=seconds,
+            seconds == 0.0,
+            math.ceil(rate.per_second),
+            math.floor(tokens) if tokens > 0.0 else 0,
+            self._wall() + left,
+            seconds,
         )
 
     def _remember(self, key: str, bucket: _Bucket, now: float) -> None:

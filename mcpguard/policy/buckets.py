@@ -2,22 +2,23 @@
 
 import math
 
-from attrs import frozen
+from msgspec import Struct
 
 _ROUNDING = 1e-9
 """Tokens forgiven, so that who waits exactly as long as told is not turned away by a last bit."""
 
 
-@frozen
-class Rate:
+# Structs, and few calls between them: every request passes here two or three times.
+
+
+class Rate(Struct, frozen=True):
     """``burst`` requests at once, refilled at ``per_second``."""
 
     per_second: float
     burst: int
 
 
-@frozen
-class Level:
+class Level(Struct, frozen=True):
     """What a bucket held at one moment."""
 
     tokens: float
@@ -29,8 +30,10 @@ def fill(rate: Rate, level: Level | None, now: float) -> Level:
     """Give the level at ``now``; a bucket never seen is full, time does not run backwards."""
     if level is None:
         return Level(float(rate.burst), now)
-    gained = max(0.0, now - level.at) * rate.per_second
-    return Level(min(float(rate.burst), level.tokens + gained), max(now, level.at))
+    if now <= level.at:
+        return level if level.tokens <= rate.burst else Level(float(rate.burst), level.at)
+    tokens = level.tokens + (now - level.at) * rate.per_second
+    return Level(tokens if tokens < rate.burst else float(rate.burst), now)
 
 
 def take(rate: Rate, level: Level | None, now: float, cost: float = 1.0) -> tuple[Level, float]:

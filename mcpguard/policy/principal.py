@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 
 @frozen
@@ -45,8 +45,7 @@ class Principal:
     expires_at: float | None = None
     """Unix seconds after which the credential no longer counts."""
     claims: Mapping[str, Any] = field(factory=dict, repr=False)
-
-    @property
-    def key(self) -> str:
-        """``provider:id``, the name this principal has in limits, sessions, audit and caches."""
-        return f"{self.provider}:{self.id}"
+    key: str = field(
+        init=False, default=Factory(lambda self: f"{self.provider}:{self.id}", takes_self=True)
+    )
+    """``provider:id``, the name this principal has in limits, sessions, audit and caches."""

@@ -19,7 +19,7 @@ have had a word on it.
 from collections.abc import Callable
 from typing import Literal
 
-from attrs import frozen
+from msgspec import Struct
 
 from mcpguard.errors import Reason
 from mcpguard.policy.globs import glob_matches, is_glob
@@ -34,8 +34,7 @@ MAX_NAME = 4096
 """Characters of a name or URI that patterns are tried on, which bounds their time."""
 
 
-@frozen
-class Operation:
+class Operation(Struct, frozen=True):
     """One thing somebody wants to touch."""
 
     kind: Kind
@@ -47,8 +46,7 @@ class Operation:
     method: str
 
 
-@frozen
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The decision and what made it."""
 
     allowed: bool
@@ -61,6 +59,9 @@ class Verdict:
 
 _Matcher = Callable[[str], bool]
 
+_UNRULED = Verdict(True, "allowed")
+"""Nothing is said about it anywhere."""
+
 
 def decide(rights: Rights, operation: Operation) -> Verdict:
     """Judge one operation: the server first, then the deny list, then the allow list."""
@@ -72,7 +73,7 @@ def decide(rights: Rights, operation: Operation) -> Verdict:
             return Verdict(False, Reason.SERVER_DENIED.value, "allowed_servers")
         servers = f"allowed_servers: {servers}"
     if operation.kind == "method":
-        return Verdict(True, "allowed", servers)
+        return _UNRULED if servers is None else Verdict(True, "allowed", servers)
     what, allowed, denied = _lists(rights, operation.kind)
     if allowed is None and not denied:
         return Verdict(True, "allowed", servers)
@@ -82,15 +83,15 @@ def decide(rights: Rights, operation: Operation) -> Verdict:
     if is_uri and is_unclear(name):
         return Verdict(False, Reason.DENIED.value, f"{what}: URI can be read in several ways")
     name_plain = plain(name) if is_uri else None
-    denying = _first(denied, lambda entry: _denies(entry, server, name, name_plain))
-    if denying is not None:
-        return Verdict(False, Reason.DENIED.value, f"denied_{what}: {denying}")
+    for entry in denied:
+        if _denies(entry, server, name, name_plain):
+            return Verdict(False, Reason.DENIED.value, f"denied_{what}: {entry}")
     if allowed is None:
         return Verdict(True, "allowed", servers)
-    allowing = _first(allowed, lambda entry: _allows(entry, server, name, name_plain))
-    if allowing is None:
-        return Verdict(False, Reason.DENIED.value, f"allowed_{what}")
-    return Verdict(True, "allowed", f"allowed_{what}: {allowing}")
+    for entry in allowed:
+        if _allows(entry, server, name, name_plain):
+            return Verdict(True, "allowed", f"allowed_{what}: {entry}")
+    return Verdict(False, Reason.DENIED.value, f"allowed_{what}")
 
 
 def _lists(

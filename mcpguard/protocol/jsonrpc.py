@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import orjson
-from attrs import field, frozen
+from attrs import frozen
+from msgspec import Struct
 
 from mcpguard.errors import Reason
 from mcpguard.protocol.members import ENVELOPE, Names, guarded
@@ -43,33 +44,37 @@ class Bounds:
     """Values in all, containers counted; member names are not."""
 
 
-@frozen
-class Request:
+class _Untold(Struct, frozen=True):
+    """A message whose contents do not get into logs by way of ``repr``."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {getattr(self, 'id', '-')!r:.80}>"
+
+
+class Request(_Untold, frozen=True):
     """A call that wants an answer."""
 
     id: Id
     method: str
     params: dict[str, Any] | None
-    fields: dict[str, Any] = field(repr=False)
+    fields: dict[str, Any]
     """The whole parsed object, unknown members included; not a copy."""
 
 
-@frozen
-class Notification:
+class Notification(_Untold, frozen=True):
     """A call without an answer."""
 
     method: str
     params: dict[str, Any] | None
-    fields: dict[str, Any] = field(repr=False)
+    fields: dict[str, Any]
 
 
-@frozen
-class Response:
+class Response(_Untold, frozen=True):
     """An answer to a request of the server: ``result`` or ``error``."""
 
     id: Id | None
     """None only on an error whose request could not be read."""
-    fields: dict[str, Any] = field(repr=False)
+    fields: dict[str, Any]
 
 
 Message = Request | Notification | Response

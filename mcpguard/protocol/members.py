@@ -40,6 +40,8 @@ class Names:
         Unicode folding counts: a long s or the Kelvin sign stands for its letter in decoders that
         fold as Go's does.
         """
+        if self.exact.issuperset(members):
+            return None
         for member in members:
             if member not in self.exact:
                 name = self._folded.get(member.casefold())
