@@ -25,7 +25,18 @@ class MarkTests(SynchronousTestCase):
 
     def test_no_numbers(self) -> None:
         """A number has one form only."""
-        for token in ("0.a", "01.a", "-1.a", "+1.a", "12345.a", "1", "1,a", ".a", " 1.a", "\u0661.a"):
+        for token in (
+            "0.a",
+            "01.a",
+            "-1.a",
+            "+1.a",
+            "12345.a",
+            "1",
+            "1,a",
+            ".a",
+            " 1.a",
+            "\u0661.a",
+        ):
             self.assertEqual(unmarked(token), ("", token), token)
 
     @given(st.text(), st.integers(1, 64))
