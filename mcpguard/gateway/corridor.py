@@ -14,7 +14,8 @@ from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.accepted_bytes import RequestBytes
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.bare import BareWire
-from mcpguard.pipeline.corridor import CorridorBounds, Pipeline
+from mcpguard.pipeline.callers import Callers
+from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.opaque import Opaque, OpaqueBounds
@@ -139,9 +140,14 @@ def corridor_for(
         books=books,
         clock=clock,
         rules=build_rules(server, server.port if port is None else port),
-        limits=rate_limit,
-        limiter=limiter,
-        authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
+        callers=Callers(
+            books=books,
+            limits=rate_limit,
+            limiter=limiter,
+            authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
+            seen=seen,
+            request_bytes=REQUEST_BYTES,
+        ),
         directory=directory,
         table=table,
         revival=Revival(ids=ids, table=table, bounds=sessions, on_dead=legacy.dead),
@@ -175,6 +181,5 @@ def corridor_for(
             new_session_id=new_session_id,
             public_url=server.public_url,
         ),
-        bounds=CorridorBounds(json=JSON_BOUNDS, request_bytes=REQUEST_BYTES),
-        seen=seen,
+        json=JSON_BOUNDS,
     )

@@ -6,31 +6,25 @@ steps up to the parse stand here, the later ones in the wire of the request's er
 through `admission.Admission` before anything reaches a server.
 """
 
-from collections.abc import Callable
-from typing import Protocol
-
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming, Outlet
-from mcpguard.limits.limiter import Limiter
-from mcpguard.pipeline.accepted_bytes import AcceptedBytes, RequestBytes
-from mcpguard.pipeline.admission import granted
+from mcpguard.pipeline.approach import Approach, Approaches
 from mcpguard.pipeline.bare import BareWire
+from mcpguard.pipeline.callers import Callers
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
-from mcpguard.pipeline.places import Part, allowed_at_root, may_be_part, place_of
+from mcpguard.pipeline.places import Part
 from mcpguard.pipeline.revival import Revival
 from mcpguard.pipeline.session_table import SessionTable
 from mcpguard.pipeline.sse_wire import SseWire
 from mcpguard.pipeline.trip import Books, Trip, digest_of
-from mcpguard.policy.addresses import address_block
-from mcpguard.policy.buckets import Rate
+from mcpguard.pipeline.walking import walk
 from mcpguard.policy.origins import OriginRules, check_host, check_origin
 from mcpguard.policy.principal import Principal
 from mcpguard.policy.rules import Operation, decide
@@ -50,24 +44,9 @@ log = Logger()
 
 _METHODS = ("GET", "POST", "DELETE")
 _PROBES = frozenset({"/health", "/live", "/ready"})
-_JSON_TYPES = frozenset({"application/json"})
-_CURL_TYPES = frozenset({"", "application/x-www-form-urlencoded"})
-
-
-class Authenticator(Protocol):
-    """Finds out who sent a request."""
-
-    def authenticate(self, incoming: Incoming, now: float) -> Principal | Deferred[Principal]:
-        """The principal; raises (or errbacks with) Refused."""
-        ...
-
-
-@frozen
-class CorridorBounds:
-    """What one request may be."""
-
-    json: Bounds
-    request_bytes: RequestBytes
+_MAX_HEADS = 1_024
+_MAX_HEAD_CHARS = 2_048
+"""Of the heads that are remembered as read: so many, each of so many characters."""
 
 
 @define(eq=False)
@@ -77,9 +56,7 @@ class Pipeline:
     books: Books
     clock: IReactorTime
     rules: OriginRules
-    limits: RateLimitSettings
-    limiter: Limiter
-    authenticator: Authenticator
+    callers: Callers
     directory: Directory
     table: SessionTable
     revival: Revival
@@ -87,14 +64,15 @@ class Pipeline:
     modern: ModernWire
     bare: BareWire
     sse: SseWire
-    bounds: CorridorBounds
-    seen: Callable[[Principal], None]
-    """Told of each authenticated principal (the gauge of active identities)."""
+    json: Bounds
+    """What the structure of one body may be."""
     draining: bool = False
-    _busy: dict[str, int] = field(init=False, factory=dict)
-    _accepted: AcceptedBytes = field(
+    _approaches: Approaches = field(
         init=False,
-        default=Factory(lambda self: AcceptedBytes(self.bounds.request_bytes), takes_self=True),
+        default=Factory(
+            lambda self: Approaches(self.directory, self._screen, _MAX_HEADS, _MAX_HEAD_CHARS),
+            takes_self=True,
+        ),
     )
 
     # -- Corridor --------------------------------------------------------------------------
@@ -102,11 +80,13 @@ class Pipeline:
     def handle(self, incoming: Incoming, outlet: Outlet) -> None:
         """Walk one MCP request; whatever goes wrong ends as a recorded refusal."""
         trip = Trip(self.books, incoming, outlet)
-        walking = Deferred.fromCoroutine(self._walk(trip))
-        walking.addErrback(self._broken, trip)
+        walk(self._walk(trip), lambda error: self._broken(error, trip))
 
     def screen(self, incoming: Incoming) -> Refusal | None:
         """The Host and Origin rules (DNS rebinding; CVE-2025-66414 and its kin)."""
+        return self._approaches.of(incoming).refusal
+
+    def _screen(self, incoming: Incoming) -> Refusal | None:
         if incoming.path not in _PROBES and not check_host(
             incoming.headers.get("host", ()), self.rules
         ):
@@ -119,7 +99,7 @@ class Pipeline:
 
     def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
         """Who is asking, with failed attempts limited per address."""
-        return Deferred.fromCoroutine(self._authenticate(incoming))
+        return Deferred.fromCoroutine(self.callers.identify(incoming))
 
     def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
         """Record and answer a refusal that the front decided."""
@@ -134,7 +114,7 @@ class Pipeline:
     @property
     def accepted_bytes(self) -> int:
         """The bodies of requests that have no outcome yet."""
-        return self._accepted.total
+        return self.callers.accepted.total
 
     def end_sessions(self, *, keep: bool) -> Deferred[None]:
         """End every session; with ``keep`` those that can be revived stay at their servers."""
@@ -144,19 +124,17 @@ class Pipeline:
 
     async def _walk(self, trip: Trip) -> None:
         incoming = trip.incoming
-        refusal = self.screen(incoming)
-        if refusal is not None:
-            raise Refused(refusal)
+        approach = self._approaches.of(incoming)
+        if approach.refusal is not None:
+            raise Refused(approach.refusal)
         if self.draining:
             raise Refused(Refusal(Reason.DRAINING, retry_after=5.0))
-        at_root = allowed_at_root(incoming.path)
-        if at_root is not None or not may_be_part(incoming.path):
-            _check_method(incoming, at_root)
-        principal = trip.principal = await self._authenticate(incoming)
+        if approach.checked_early:
+            _check_method(incoming, approach.at_root)
+        principal = trip.principal = await self.callers.identify(incoming)
         trip.step("AuthSuccess")
-        self.seen(principal)
-        await self._identity_limit(trip, principal)
-        place = place_of(incoming.path, self.directory)
+        await self.callers.charge(trip, principal)
+        place = approach.place
         if place is None:
             raise Refused(Refusal(Reason.NOT_FOUND))
         route = trip.route = place.route
@@ -168,30 +146,30 @@ class Pipeline:
             raise Refused(Refusal(Reason.SERVER_DENIED, detail=verdict.reason))
         _check_method(incoming, None if place.part is None else place.part.method)
         if place.part is None:
-            await self._walk_streamable(trip, principal, route)
+            await self._walk_streamable(trip, approach, principal, route)
         elif place.part is Part.STREAM:
-            _require_stream(trip)
+            _require_stream(approach)
             self.sse.open(trip)
         else:
-            await self._walk_messages(trip, principal)
+            await self._walk_messages(trip, approach, principal)
 
-    async def _walk_messages(self, trip: Trip, principal: Principal) -> None:
+    async def _walk_messages(self, trip: Trip, approach: Approach, principal: Principal) -> None:
         """A message of HTTP+SSE: once it is known to be a request, its refusal goes elsewhere."""
         held = self.sse.find(trip)
         try:
-            message = self._read(trip, bare=False)
+            message = self._read(trip, approach, bare=False)
         except Refused:
             if trip.rpc_id is not None:
                 self.sse.accept(trip, held)
             raise
         self.sse.accept(trip, held)
-        self._concurrency(trip, principal, message)
+        self.callers.enter(trip, principal, message)
         await self.sse.post(trip, held, message)
 
-    async def _walk_streamable(self, trip: Trip, principal: Principal, route: Route) -> None:
-        incoming = trip.incoming
-        version = self._version(incoming)
-        stateless = version is not None and version not in LEGACY_VERSIONS
+    async def _walk_streamable(
+        self, trip: Trip, approach: Approach, principal: Principal, route: Route
+    ) -> None:
+        incoming, version, stateless = trip.incoming, approach.version, approach.stateless
         session_id = None if stateless else incoming.header("mcp-session-id")
         if len(incoming.headers.get("mcp-session-id", ())) > 1 and not stateless:
             raise Refused(Refusal(Reason.INVALID_REQUEST, "Mcp-Session-Id was sent twice"))
@@ -200,7 +178,9 @@ class Pipeline:
             session = self.table.find(session_id, principal, route)
             if session is None:
                 self.revival.recall(session_id, principal, route)
-            trip.session_digest = digest_of(session_id)
+                trip.session_digest = digest_of(session_id)
+            else:
+                trip.session_digest = session.digest
         if incoming.method != "POST":
             if stateless:
                 raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "POST"),)))
@@ -209,13 +189,13 @@ class Pipeline:
             if incoming.method == "DELETE":
                 self.legacy.delete(trip, session or await self.revival.session(trip, session_id))
                 return
-            _require_stream(trip)
+            _require_stream(approach)
             self.legacy.get(trip, session or await self.revival.session(trip, session_id))
             return
-        message = self._read(trip, bare=version is None and session_id is None)
-        self._concurrency(trip, principal, message)
+        message = self._read(trip, approach, bare=version is None and session_id is None)
+        self.callers.enter(trip, principal, message)
         if stateless:
-            self._require_both_types(trip)
+            _require_both_types(approach)
             await self.modern.post(trip, message)
         elif _claims_modern(message):
             raise Refused(
@@ -226,12 +206,12 @@ class Pipeline:
             )
         elif session_id is not None:
             trip.in_band = True
-            self._require_both_types(trip)
+            _require_both_types(approach)
             session = session or await self.revival.session(trip, session_id)
             await self.legacy.post(trip, session, message)
         elif isinstance(message, Request) and message.method == "initialize":
             trip.in_band = True
-            self._require_both_types(trip)
+            _require_both_types(approach)
             await self.legacy.initialize(trip, message)
         elif version is None and isinstance(message, Request):
             trip.in_band = True
@@ -239,78 +219,13 @@ class Pipeline:
         else:
             raise Refused(Refusal(Reason.SESSION_REQUIRED))
 
-    async def _authenticate(self, incoming: Incoming) -> Principal:
-        peer = f"failed\0{address_block(incoming.peer)}"
-        rate = Rate(self.limits.failed_auth_per_minute / 60.0, self.limits.failed_auth_per_minute)
-        # Checked before the next attempt, charged by failures only: guessing is bounded, many
-        # honest callers behind one address are not.
-        grant = await granted(self.limiter.peek(peer, rate))
-        if not grant.allowed:
-            raise Refused(Refusal(Reason.TOO_MANY_FAILURES, retry_after=grant.retry_after))
-        try:
-            found = self.authenticator.authenticate(incoming, self.books.clocks.wall())
-            principal = await found if isinstance(found, Deferred) else found
-        except Refused as refused:
-            if refused.refusal.reason is not Reason.NO_CREDENTIALS:
-                await granted(self.limiter.take(peer, rate))
-            self.books.meter.auth("none", "failure")
-            raise
-        self.books.meter.auth(principal.provider, "success")
-        return principal
-
-    async def _identity_limit(self, trip: Trip, principal: Principal) -> None:
-        limits = self.limits
-        if not limits.enabled:
-            return
-        per_second = principal.limits.per_second or limits.requests_per_second
-        burst = principal.limits.burst
-        if burst is None:
-            # The same seconds of burst as the default, for an identity with its own rate.
-            burst = max(1, round(per_second * limits.burst_size / limits.requests_per_second))
-        grant = await granted(self.limiter.take(f"id\0{principal.key}", Rate(per_second, burst)))
-        trip.grant = grant
-        trip.books.meter.rate_limit(grant.allowed)
-        if not grant.allowed:
-            raise Refused(Refusal(Reason.RATE_LIMITED, retry_after=grant.retry_after))
-
-    def _concurrency(
-        self, trip: Trip, principal: Principal, message: Request | Notification | Response
-    ) -> None:
-        # Only requests take a place: an identity with one place, whose call asks it something,
-        # could neither answer nor cancel.
-        if not isinstance(message, Request):
-            return
-        key, size = principal.key, len(trip.incoming.body)
-        if not self._accepted.take(key, size):
-            raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
-        trip.on_settled.append(lambda: self._accepted.give(key, size))
-        limit = principal.limits.max_concurrency
-        if limit is None:
-            return
-        busy = self._busy.get(key, 0)
-        if busy >= limit:
-            raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))
-        self._busy[key] = busy + 1
-        trip.on_settled.append(lambda: self._release(key))
-
-    def _release(self, key: str) -> None:
-        left = self._busy.get(key, 1) - 1
-        if left > 0:
-            self._busy[key] = left
-        else:
-            self._busy.pop(key, None)
-
-    def _read(self, trip: Trip, *, bare: bool) -> Request | Notification | Response:
-        content_types = trip.incoming.headers.get("content-type", ())
-        media = content_types[0].partition(";")[0].strip().lower() if content_types else ""
-        # `curl -d` without a header announces a form. A page could send that across origins
-        # without a preflight, but then it has an Origin.
-        lenient = bare and "origin" not in trip.incoming.headers
-        accepted = _JSON_TYPES | _CURL_TYPES if lenient else _JSON_TYPES
-        if media not in accepted or len(content_types) > 1:
+    def _read(
+        self, trip: Trip, approach: Approach, *, bare: bool
+    ) -> Request | Notification | Response:
+        if not (approach.json_sent or (bare and approach.form_sent)):
             raise Refused(Refusal(Reason.UNSUPPORTED_MEDIA_TYPE))
         try:
-            message = parse(trip.incoming.body, self.bounds.json)
+            message = parse(trip.incoming.body, self.json)
         except Malformed as malformed:
             trip.rpc_id = malformed.id
             raise Refused(Refusal(malformed.reason, malformed.text)) from malformed
@@ -318,33 +233,21 @@ class Pipeline:
             raise Refused(Refusal(Reason.INVALID_REQUEST, "Batches are not accepted"))
         if isinstance(message, Request):
             trip.rpc_id = message.id
-        if isinstance(message, Request | Notification):
+        if isinstance(message, Response):
+            trip.method = "response"
+        else:
             trip.method = message.method
             _note_target(trip, message)
-        else:
-            trip.method = "response"
         return message
 
-    @staticmethod
-    def _version(incoming: Incoming) -> str | None:
-        values = incoming.headers.get("mcp-protocol-version", ())
-        return values[0] if values else None
-
-    @staticmethod
-    def _require_both_types(trip: Trip) -> None:
-        accept = trip.accept
-        if not (_accepts(accept, "application/json") and _accepts(accept, "text/event-stream")):
-            raise Refused(Refusal(Reason.NOT_ACCEPTABLE))
-
-    def _broken(self, failure: Failure, trip: Trip) -> None:
+    def _broken(self, error: BaseException, trip: Trip) -> None:
         """The one place where an exception becomes a denial."""
-        error = failure.value
         if isinstance(error, Refused):
             refusal = error.refusal
         else:
             log.failure(
                 "a check failed, the request is refused",
-                failure=failure,
+                failure=Failure(error),
                 request_id=trip.incoming.request_id,
             )
             refusal = Refusal(Reason.INTERNAL)
@@ -355,15 +258,6 @@ class Pipeline:
             trip.hang_up()
 
 
-def _accepts(accept: str | None, media_type: str) -> bool:
-    """Whether an ``Accept`` header allows a media type, wildcards included (RFC 9110 12.5.1)."""
-    if accept is None:
-        return False
-    main = media_type.partition("/")[0]
-    wanted = {media_type, f"{main}/*", "*/*"}
-    return any(part.partition(";")[0].strip().lower() in wanted for part in accept.split(","))
-
-
 def _check_method(incoming: Incoming, only: str | None) -> None:
     """Refuse what a place does not know; ``only`` None: what Streamable HTTP does not."""
     if incoming.method not in ((only,) if only else _METHODS):
@@ -371,8 +265,13 @@ def _check_method(incoming: Incoming, only: str | None) -> None:
         raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(allow,)))
 
 
-def _require_stream(trip: Trip) -> None:
-    if not _accepts(trip.accept, "text/event-stream"):
+def _require_both_types(approach: Approach) -> None:
+    if not (approach.json_accepted and approach.stream_accepted):
+        raise Refused(Refusal(Reason.NOT_ACCEPTABLE))
+
+
+def _require_stream(approach: Approach) -> None:
+    if not approach.stream_accepted:
         raise Refused(Refusal(Reason.NOT_ACCEPTABLE, "Accept must allow text/event-stream"))
 
 

@@ -12,6 +12,7 @@ from mcpguard.front.exchange import Headers, Outlet
 from mcpguard.observe.events import Meter
 from mcpguard.pipeline.dispatch import STRAYS, RunningCall, may_touch
 from mcpguard.pipeline.streams import EventStream, ReplayLog
+from mcpguard.pipeline.trip import digest_of
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.jsonrpc import encode
 from mcpguard.protocol.tasks import without_task
@@ -101,12 +102,21 @@ class Session:
         lambda self: ReplayLog(self.bounds.replay_events, self.bounds.replay_bytes),
         takes_self=True,
     )
+    _digest: tuple[str, str] = field(init=False, default=("", ""))
+    """The id it was last asked for, and that one's digest."""
     _streams: dict[int, EventStream] = field(init=False, factory=dict)
     _next_stream: int = field(init=False, default=GET_STREAM + 1)
     _asked: dict[str, Asked] = field(init=False, factory=dict)
     _next_ask: int = field(init=False, default=1)
     _queue: deque[tuple[float, int, Message, str | None]] = field(init=False, factory=deque)
     _queue_bytes: int = field(init=False, default=0)
+
+    @property
+    def digest(self) -> str:
+        """Its name in the audit trail."""
+        if self._digest[0] is not self.id:
+            self._digest = self.id, digest_of(self.id)
+        return self._digest[1]
 
     @property
     def resumed(self) -> bool:

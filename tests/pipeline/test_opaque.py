@@ -268,7 +268,7 @@ class RoundLimitTests(StateCase):
     def test_authorized(self) -> None:
         """Who may not call the tool any more may not go on with a call of it either."""
         state = self.first()["requestState"]
-        chain = self.rig.pipeline.authenticator
+        chain = self.rig.pipeline.callers.authenticator
         found = chain.authenticate
 
         def less(incoming: Any, now: float) -> Any:

@@ -277,7 +277,7 @@ class StepTests(SynchronousTestCase):
         def broken(incoming: object, now: float) -> object:
             raise RuntimeError("secret words")
 
-        self.rig.pipeline.authenticator.authenticate = broken  # type: ignore[method-assign, assignment]
+        self.rig.pipeline.callers.authenticator.authenticate = broken  # type: ignore[method-assign, assignment]
         outlet = self.rig.call("tools/list")
         self.assertEqual(outlet.status, 500)
         self.assertNotIn(b"secret words", outlet.body)

@@ -118,7 +118,7 @@ class EndTests(SseCase):
 
     def test_drain_while_a_stream_is_asked_for(self) -> None:
         """One that passed the first check before the drain is refused: nothing would end it."""
-        known: Any = self.rig.pipeline.authenticator
+        known: Any = self.rig.pipeline.callers.authenticator
         waiting: Deferred[None] = Deferred()
 
         class Slow:
@@ -128,7 +128,7 @@ class EndTests(SseCase):
                 """See the chain."""
                 return waiting.addCallback(lambda _: known.authenticate(incoming, now))
 
-        self.rig.pipeline.authenticator = Slow()
+        self.rig.pipeline.callers.authenticator = Slow()
         late = SseClient(self.rig).outlet
         self.rig.pipeline.drain()
         waiting.callback(None)
@@ -176,8 +176,8 @@ class CredentialTests(SynchronousTestCase):
                 """See the chain."""
                 return evolve(known.authenticate(incoming, now), expires_at=self.expires_at)
 
-        known: Any = self.rig.pipeline.authenticator
-        renewing = self.rig.pipeline.authenticator = Renewing()
+        known: Any = self.rig.pipeline.callers.authenticator
+        renewing = self.rig.pipeline.callers.authenticator = Renewing()
         renewing.expires_at = 2000.0
         self.client.tell("notifications/initialized")
         self.rig.clock.advance(999)

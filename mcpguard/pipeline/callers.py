@@ -1,0 +1,137 @@
+"""What a request's sender may take before it is looked at: attempts, requests, memory, places."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import Factory, define, field
+from twisted.internet.defer import Deferred
+
+from mcpguard.config.settings import RateLimitSettings
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
+from mcpguard.limits.limiter import Limiter
+from mcpguard.pipeline.accepted_bytes import AcceptedBytes, RequestBytes
+from mcpguard.pipeline.trip import Books, Trip
+from mcpguard.policy.addresses import address_block
+from mcpguard.policy.buckets import Rate
+from mcpguard.policy.principal import Allowance, Principal
+from mcpguard.protocol.jsonrpc import Notification, Request, Response
+
+_MAX_RATES = 10_000
+"""Principals whose rates are remembered as worked out."""
+
+
+class Authenticator(Protocol):
+    """Finds out who sent a request."""
+
+    def authenticate(self, incoming: Incoming, now: float) -> Principal | Deferred[Principal]:
+        """The principal; raises (or errbacks with) Refused."""
+        ...
+
+
+@define(eq=False)
+class Callers:
+    """Everybody who asks, as far as they are counted."""
+
+    books: Books
+    limits: RateLimitSettings
+    limiter: Limiter
+    authenticator: Authenticator
+    seen: Callable[[Principal], None]
+    """Told of each authenticated principal (the gauge of active identities)."""
+    request_bytes: RequestBytes
+    accepted: AcceptedBytes = field(
+        init=False,
+        default=Factory(lambda self: AcceptedBytes(self.request_bytes), takes_self=True),
+    )
+    _busy: dict[str, int] = field(init=False, factory=dict)
+    _failed_rate: Rate = field(
+        init=False, default=Factory(lambda self: _per_minute(self.limits), takes_self=True)
+    )
+    _rates: dict[str, tuple[Allowance, Rate, str]] = field(init=False, factory=dict)
+    """By principal: its limits, the rate that they mean, and the name of its bucket."""
+
+    async def identify(self, incoming: Incoming) -> Principal:
+        """Who is asking, with failed attempts limited per address; raises Refused."""
+        peer = f"failed\0{address_block(incoming.peer)}"
+        rate = self._failed_rate
+        # Checked before the next attempt, charged by failures only: guessing is bounded, many
+        # honest callers behind one address are not.
+        looked = self.limiter.peek(peer, rate)
+        grant = await looked if isinstance(looked, Deferred) else looked
+        if not grant.allowed:
+            raise Refused(Refusal(Reason.TOO_MANY_FAILURES, retry_after=grant.retry_after))
+        try:
+            found = self.authenticator.authenticate(incoming, self.books.clocks.wall())
+            principal = await found if isinstance(found, Deferred) else found
+        except Refused as refused:
+            if refused.refusal.reason is not Reason.NO_CREDENTIALS:
+                charged = self.limiter.take(peer, rate)
+                if isinstance(charged, Deferred):
+                    await charged
+            self.books.meter.auth("none", "failure")
+            raise
+        self.books.meter.auth(principal.provider, "success")
+        return principal
+
+    async def charge(self, trip: Trip, principal: Principal) -> None:
+        """Charge a request to its caller's own limit; raises Refused."""
+        self.seen(principal)
+        if not self.limits.enabled:
+            return
+        known = self._rates.get(principal.key)
+        if known is None or known[0] is not principal.limits:
+            known = self._note_rate(principal)
+        taken = self.limiter.take(known[2], known[1])
+        grant = trip.grant = await taken if isinstance(taken, Deferred) else taken
+        trip.books.meter.rate_limit(grant.allowed)
+        if not grant.allowed:
+            raise Refused(Refusal(Reason.RATE_LIMITED, retry_after=grant.retry_after))
+
+    def _note_rate(self, principal: Principal) -> tuple[Allowance, Rate, str]:
+        limits, own = self.limits, principal.limits
+        per_second = own.per_second or limits.requests_per_second
+        burst = own.burst
+        if burst is None:
+            # The same seconds of burst as the default, for an identity with its own rate.
+            burst = max(1, round(per_second * limits.burst_size / limits.requests_per_second))
+        if len(self._rates) >= _MAX_RATES:
+            self._rates.clear()
+        rate = own, Rate(per_second, burst), f"id\0{principal.key}"
+        self._rates[principal.key] = rate
+        return rate
+
+    def enter(
+        self, trip: Trip, principal: Principal, message: Request | Notification | Response
+    ) -> None:
+        """Let a message take up memory, and a place if its caller's are counted; raises Refused.
+
+        Until the trip is settled.
+        """
+        # Only requests take a place: an identity with one place, whose call asks it something,
+        # could neither answer nor cancel.
+        if not isinstance(message, Request):
+            return
+        key, size = principal.key, len(trip.incoming.body)
+        if not self.accepted.take(key, size):
+            raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
+        trip.on_settled.append(lambda: self.accepted.give(key, size))
+        limit = principal.limits.max_concurrency
+        if limit is None:
+            return
+        busy = self._busy.get(key, 0)
+        if busy >= limit:
+            raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))
+        self._busy[key] = busy + 1
+        trip.on_settled.append(lambda: self._release(key))
+
+    def _release(self, key: str) -> None:
+        left = self._busy.get(key, 1) - 1
+        if left > 0:
+            self._busy[key] = left
+        else:
+            self._busy.pop(key, None)
+
+
+def _per_minute(limits: RateLimitSettings) -> Rate:
+    return Rate(limits.failed_auth_per_minute / 60.0, limits.failed_auth_per_minute)
