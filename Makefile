@@ -21,6 +21,7 @@ check: ## style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: ## how fast it is here, before the demo server
+bench: ## how fast it is here, beside references and gateways of others; BENCH="--quick" is shorter
 	@sh scripts/venv.sh
-	$(BIN)/python benchmarks/quick.py
+	@PYTHON=$(CURDIR)/$(BIN)/python sh benchmarks/install.sh
+	$(BIN)/python -m benchmarks $(BENCH)

@@ -1,0 +1,1 @@
+"""The load harness: `make bench`, or `python -m benchmarks --help`."""

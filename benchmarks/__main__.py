@@ -1,0 +1,63 @@
+"""``python -m benchmarks``: measure, and show what came out."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.bench import TOOLS
+from benchmarks.catalog import ROWS, chosen
+from benchmarks.report import table
+from benchmarks.run import Plan, Record, run_rows
+
+
+def cpus(text: str) -> tuple[int, ...]:
+    """Processors, as ``0`` or ``1,2,3``."""
+    return tuple(int(one) for one in text.split(","))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    made.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these rows")
+    made.add_argument("--list", action="store_true", help="name the rows and end")
+    made.add_argument("--quick", action="store_true", help="fewer and shorter measurements")
+    made.add_argument("--rounds", type=int, help="how often each row is measured")
+    made.add_argument("--seconds", type=float, help="of one measurement, whole ones")
+    made.add_argument("--connections", type=int, nargs="+", metavar="N", help="at once")
+    made.add_argument("--gateway-cpus", type=cpus, help="processor of the gateway")
+    made.add_argument("--load-cpus", type=cpus, help="processors of load and upstream")
+    made.add_argument("--json", type=Path, default=TOOLS / "results.json", help="where it goes")
+    made.add_argument("--resume", action="store_true", help="go on with what --json has")
+    return made
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    options = parser().parse_args()
+    if options.list:
+        for row in ROWS:
+            print(f"{row.name:<22}{row.kind:<11}{row.what}")
+        return
+    try:
+        rows = chosen(options.only)
+    except KeyError as problem:
+        sys.exit(f"no such row: {problem}; --list names them")
+    plan = Plan(
+        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=options.seconds or (2.0 if options.quick else 3.0),
+        connections=tuple(options.connections or ((16,) if options.quick else (1, 16, 64))),
+    )
+    everything = machine.Layout.of(machine.available_cpus())
+    layout = machine.Layout(
+        options.gateway_cpus or everything.gateway, options.load_cpus or everything.load
+    )
+    record = Record(options.json)
+    if not (options.resume and record.load()):
+        record.data = {"machine": machine.description()}
+    run_rows(rows, plan, record, layout, lambda text: print(text, file=sys.stderr, flush=True))
+    print(table(record.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The rows of the gateway, configured as it is meant to be run: everything on."""
+
+import base64
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from benchmarks.bench import ROOT, SERVERS, Bench, Row, Target
+from benchmarks.machine import Layout
+
+AUDIT_BYTES = 104_857_600
+GENEROUS = 1_000_000
+"""A limit that is checked and never reached."""
+
+
+def upstream_of(bench: Bench, kind: str, layout: Layout) -> dict[str, Any]:
+    """The ``[upstream]`` section: ``http``, ``http-sse`` (answers as event streams), ``stdio``."""
+    if kind == "stdio":
+        command, *args = bench.stdio_upstream(layout)
+        return {"transport": "stdio", "command": command, "args": args}
+    answer = "sse" if kind == "http-sse" else "json"
+    return {"transport": "http", "url": bench.http_upstream(answer)}
+
+
+def settings(
+    bench: Bench, name: str, upstream: Mapping[str, Any], changes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The whole configuration; ``changes`` are keys of sections, put over those of the rows.
+
+    A key changed to None is left out.
+    """
+    key_hash = base64.b64encode(hashlib.sha256(bench.token.encode()).digest()).decode()
+    sections: dict[str, Any] = {
+        "server": {"port": 3000},
+        "upstream": dict(upstream),
+        "rate_limit": {
+            "requests_per_second": GENEROUS,
+            "burst_size": GENEROUS,
+            "tool_limits": [
+                {
+                    "tool_pattern": "ech*",
+                    "requests_per_second": GENEROUS,
+                    "burst_size": GENEROUS,
+                }
+            ],
+        },
+        "audit": {
+            "file": str(bench.directory / f"{name}-audit.log"),
+            # So that a long run cannot fill the disk.
+            "rotation": {"enabled": True, "max_size_bytes": AUDIT_BYTES, "max_backups": 1},
+        },
+        "auth": {
+            "api_keys": [
+                {
+                    "id": "bench",
+                    "key_hash": key_hash,
+                    "allowed_tools": ["echo", "read_*"],
+                    "denied_tools": ["read_secret"],
+                }
+            ]
+        },
+    }
+    for section, keys in changes.items():
+        table = sections.setdefault(section, {})
+        for key, value in keys.items():
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
+    return sections
+
+
+def start_gateway(
+    bench: Bench,
+    name: str,
+    kind: str,
+    *,
+    workers: int = 1,
+    tls: bool = False,
+    **changes: Mapping[str, Any],
+) -> Target:
+    """Start a gateway; raises `Unavailable` when it does not take the configuration."""
+    layout = bench.layout.for_workers(workers)
+    if workers > 1:
+        changes["server"] = {**changes.get("server", {}), "workers": workers}
+    written = settings(bench, name, upstream_of(bench, kind, layout), changes)
+    config = bench.directory / f"{name}.toml"
+    config.touch(0o600)
+    config.write_text(tomlkit.dumps(written))
+    environment = {"PYTHONPATH": str(ROOT)}
+    if tls:
+        command: list[str | Path] = [
+            *(sys.executable, SERVERS / "tls_gateway.py", "--config", config),
+            *("--certificate", bench.certificate[0], "--key", bench.certificate[1]),
+        ]
+    else:
+        command = [sys.executable, "-m", "mcpguard", "-c", config, "run", "--port", "0"]
+    program = bench.start(name, command, layout=layout, env=environment)
+    base = program.says(r"(https?://127\.0\.0\.1:\d+)[\s\S]*Ready")[1]
+    return Target(
+        program,
+        f"{base}/mcp",
+        layout,
+        token=bench.token,
+        certificate=bench.certificate[0] if tls else None,
+    )
+
+
+def _row(kind: str, what: str, suffix: str = "", **more: Any) -> Row:
+    name = f"gateway-{kind}{suffix}"
+    upstream = kind.partition("-")[0]
+    return Row(
+        name,
+        "gateway",
+        upstream,
+        "bearer",
+        what,
+        lambda bench: start_gateway(bench, name, kind, **more),
+    )
+
+
+GATEWAY = (
+    _row("http", "everything on"),
+    _row("http-sse", "the upstream answers with event streams"),
+    _row("stdio", "everything on"),
+    _row("http", "2 workers", "-2w", workers=2),
+    _row("stdio", "2 workers", "-2w", workers=2),
+    _row("http", "TLS 1.3 before the client", "-tls", tls=True),
+    _row("stdio", "TLS 1.3 before the client", "-tls", tls=True),
+)

@@ -1,0 +1,1 @@
+"""Programs that the harness starts: upstreams, references, peers without a command of their own."""
