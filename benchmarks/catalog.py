@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from benchmarks.bench import Row
 from benchmarks.gateway import GATEWAY
+from benchmarks.peers import PEERS
 from benchmarks.references import REFERENCES
 
-ROWS: tuple[Row, ...] = (*REFERENCES, *GATEWAY)
+ROWS: tuple[Row, ...] = (*REFERENCES, *GATEWAY, *PEERS)
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
