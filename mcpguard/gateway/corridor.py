@@ -19,6 +19,7 @@ from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.opaque import Opaque, OpaqueBounds
+from mcpguard.pipeline.patience import Patience
 from mcpguard.pipeline.pool import SessionPool
 from mcpguard.pipeline.revival import Revival
 from mcpguard.pipeline.schemas import ToolSchemas
@@ -128,13 +129,14 @@ def corridor_for(
     )
     schemas = schemas or tool_schemas(monotonic)
     ids = SessionIds(Seal(key, "session", random), wall, SESSION_IDS)
+    patience = Patience(clock, COMMIT_AFTER_SECS)
     legacy = LegacyWire(
         admission=admission,
         table=table,
         bounds=sessions,
         clock=clock,
         ids=ids,
-        commit_after=COMMIT_AFTER_SECS,
+        patience=patience,
     )
     return Pipeline(
         books=books,
@@ -156,7 +158,7 @@ def corridor_for(
             admission=admission,
             schemas=schemas,
             clock=clock,
-            commit_after=COMMIT_AFTER_SECS,
+            patience=patience,
             max_listens=MAX_LISTENS,
             max_listen_uris=MAX_LISTEN_URIS,
         ),
@@ -170,7 +172,7 @@ def corridor_for(
             ),
             schemas=schemas,
             clock=clock,
-            commit_after=COMMIT_AFTER_SECS,
+            patience=patience,
         ),
         sse=SseWire(
             legacy=legacy,

@@ -4,7 +4,8 @@ They are served over a session that the gateway itself opened for that principal
 client capabilities, or over a stateless link where the server has one.
 """
 
-from attrs import define, evolve
+from attrs import define
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -13,6 +14,7 @@ from twisted.python.failure import Failure
 from mcpguard.errors import Reason, Refused
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, refusal_of
+from mcpguard.pipeline.patience import Patience
 from mcpguard.pipeline.pool import PooledSession, SessionPool
 from mcpguard.pipeline.schemas import ToolSchemas, gateway_meta
 from mcpguard.pipeline.session_table import close_quietly
@@ -47,7 +49,7 @@ class BareWire:
     pool: SessionPool
     schemas: ToolSchemas
     clock: IReactorTime
-    commit_after: float
+    patience: Patience
 
     async def post(self, trip: Trip, request: Request) -> None:
         """Serve one bare request."""
@@ -71,7 +73,7 @@ class BareWire:
                 meta = {**(given if isinstance(given, dict) else {}), **gateway_meta()}
                 params = {**(request.params or {}), "_meta": meta}
                 outbound = self._outbound(trip, request, params, modern[0])
-                call.start(link, evolve(outbound, headers=headers))
+                call.start(link, replace(outbound, headers=headers))
                 return
         except UpstreamFailure as failure:
             raise Refused(refusal_of(failure)) from failure
@@ -158,7 +160,7 @@ class BareWire:
             server=route.upstream.name,
             method=request.method,
             clock=self.clock,
-            commit_after=self.commit_after,
+            patience=self.patience,
         )
 
     @staticmethod

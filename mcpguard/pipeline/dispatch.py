@@ -6,8 +6,9 @@ over generated requests that nothing else leads to an upstream.
 
 from collections.abc import Callable
 
-from attrs import define, evolve, field
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from attrs import define, field
+from msgspec.structs import replace
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mcpguard.errors import (
@@ -22,6 +23,7 @@ from mcpguard.errors import (
     Refusal,
     Refused,
 )
+from mcpguard.pipeline.patience import Patience
 from mcpguard.pipeline.streams import Reply
 from mcpguard.pipeline.trip import Trip
 from mcpguard.policy.filters import filter_list
@@ -153,8 +155,8 @@ class RunningCall:
     server: str
     method: str
     clock: IReactorTime
-    commit_after: float
-    """Seconds of silence after which the event stream is opened, so that proxies see life."""
+    patience: Patience
+    """After how much silence the event stream is opened, so that proxies see life."""
     status_of: Callable[[Message], int] = legacy_status
     shape: Callable[[Message], Message] | None = None
     """What the client's era wants changed in a result."""
@@ -172,7 +174,7 @@ class RunningCall:
     _params: Message | None = field(init=False, default=None)
     """As the server has seen them."""
     _ended: bool = field(init=False, default=False)
-    _committing: IDelayedCall | None = field(init=False, default=None)
+    _begun: bool = field(init=False, default=False)
 
     @property
     def ended(self) -> bool:
@@ -186,12 +188,13 @@ class RunningCall:
         """
         if self._ended:
             return
-        if self.reply.may_stream and self._committing is None:
-            self._committing = self.clock.callLater(self.commit_after, self._commit)
+        if self.reply.may_stream and not self._begun:
+            self._begun = True
+            self.patience.begin(self)
         try:
             assert self.trip.custody is not None, "not admitted"
             self._params = self.trip.custody.opened(outbound.params)
-            self.call = link.request(evolve(outbound, params=self._params), self)
+            self.call = link.request(replace(outbound, params=self._params), self)
         except Refused as refused:
             if self._end():
                 self._refuse(refused.refusal)
@@ -204,8 +207,8 @@ class RunningCall:
             )
             self.failed(UpstreamFailure(Reason.INTERNAL, "an error of the gateway"))
 
-    def _commit(self) -> None:
-        self._committing = None
+    def show_life(self) -> None:
+        """Open the event stream if nothing has come yet."""
         if not self._ended and not self.reply.outlet.gone:
             self.reply.commit()
 
@@ -305,9 +308,8 @@ class RunningCall:
         if self._ended:
             return False
         self._ended = True
-        if self._committing is not None:
-            self._committing.cancel()
-            self._committing = None
+        if self._begun:
+            self.patience.end(self)
         if cancel is not None and self.call is not None:
             # Before the link is given back: one that closes fails what still runs on it.
             self.call.cancel(cancel)

@@ -6,6 +6,7 @@ from twisted.internet.interfaces import IReactorTime
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.dispatch import RunningCall, authorize, refusal_of
+from mcpguard.pipeline.patience import Patience
 from mcpguard.pipeline.session_ids import SessionIds
 from mcpguard.pipeline.session_table import SessionTable, close_quietly
 from mcpguard.pipeline.sessions import Session, SessionBounds
@@ -116,7 +117,7 @@ class LegacyWire:
     bounds: SessionBounds
     clock: IReactorTime
     ids: SessionIds
-    commit_after: float
+    patience: Patience
 
     # -- initialize ------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ class LegacyWire:
             server=session.route.upstream.name,
             method=request.method,
             clock=self.clock,
-            commit_after=self.commit_after,
+            patience=self.patience,
             on_end=lambda ended: self._ended(session, ended),
             aside=session.notification,
         )

@@ -16,6 +16,7 @@ from mcpguard.pipeline.dispatch import (
     modern_status,
     refusal_of,
 )
+from mcpguard.pipeline.patience import Patience
 from mcpguard.pipeline.schemas import ToolSchemas
 from mcpguard.pipeline.session_table import close_quietly
 from mcpguard.pipeline.streams import JSON_TYPE, PostAnswer
@@ -153,7 +154,7 @@ class ModernWire:
     admission: Admission
     schemas: ToolSchemas
     clock: IReactorTime
-    commit_after: float
+    patience: Patience
     max_listens: int
     """Open ``subscriptions/listen`` streams per principal."""
     max_listen_uris: int
@@ -233,7 +234,7 @@ class ModernWire:
             server=server,
             method=request.method,
             clock=self.clock,
-            commit_after=self.commit_after,
+            patience=self.patience,
             status_of=modern_status,
             shape=_shape_of(request.method, params, eras),
             observe=(

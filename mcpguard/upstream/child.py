@@ -259,16 +259,22 @@ class Child(ProcessProtocol):
         self._process().write(line + b"\n")
 
     def _line(self, line: bytes) -> None:
-        if not line.strip():
-            return
         try:
             message = parse_object(line, self.bounds.json)
         except Malformed as malformed:
+            if not line.strip():
+                return
             self._stdout.line(line, self.clock.seconds())
             problem = malformed
             self._tell(lambda owner: owner.unreadable(problem))
             return
-        self._tell(lambda owner: owner.message(message))
+        owner = self.owner
+        if owner is None:
+            return
+        try:
+            owner.message(message)
+        except Exception:
+            log.failure("{name}: a message of the child was not dealt with", name=self.name)
 
     def _tell(self, what: Callable[[Owner], None]) -> None:
         try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field, frozen
+from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -88,8 +89,7 @@ class Listener(Protocol):
         ...
 
 
-@frozen(eq=False)
-class _Waiting:
+class _Waiting(Struct, frozen=True, eq=False):
     sink: CallSink
     slots: Slots | None
 
@@ -273,29 +273,37 @@ class Conversation:
             self.stray(found.kind)
 
     def _answered(self, found: Answer[_Waiting]) -> None:
-        def deliver(sink: CallSink) -> None:
+        sink = self._ended(found.pending, "error" if "error" in found.message else "success")
+        try:
             if found.held is not None:
                 sink.notification(found.held)
             sink.answer(found.message)
-
-        self._end(found.pending, "error" if "error" in found.message else "success", deliver)
+        except Exception:
+            log.failure("{name}: an answer was not dealt with", name=self.name)
 
     def _end(
         self, pending: Pending[_Waiting], result: str, deliver: Callable[[CallSink], None]
     ) -> None:
         """Book the end of a request, then tell its sink; one sink's error harms no other."""
-        flush = self._flushes.pop(pending.gid, None)
-        if flush is not None and flush.active():
-            flush.cancel()
-        if pending.sink.slots is not None:
-            pending.sink.slots.give()
+        sink = self._ended(pending, result)
+        try:
+            deliver(sink)
+        except Exception:
+            log.failure("{name}: the end of a request was not dealt with", name=self.name)
+
+    def _ended(self, pending: Pending[_Waiting], result: str) -> CallSink:
+        """Book the end of a request; gives the sink that is to be told."""
+        if self._flushes:
+            flush = self._flushes.pop(pending.gid, None)
+            if flush is not None and flush.active():
+                flush.cancel()
+        waiting = pending.sink
+        if waiting.slots is not None:
+            waiting.slots.give()
         if pending.outbound.principal_key != GATEWAY:
             seconds = max(0.0, self.clock.seconds() - pending.opened_at)
             self.meter.upstream(self.name, "stdio", result, seconds)
-        try:
-            deliver(pending.sink.sink)
-        except Exception:
-            log.failure("{name}: an answer was not dealt with", name=self.name)
+        return waiting.sink
 
     def _give_up(self, gid: int, reason: str, result: str) -> None:
         pending = self._correlator.get(gid)
@@ -354,8 +362,7 @@ class Conversation:
             pending.sink.sink.notification(message)
 
 
-@frozen(eq=False)
-class RunningCall:
+class RunningCall(Struct, frozen=True, eq=False):
     """A request that runs on a conversation."""
 
     conversation: Conversation

@@ -7,7 +7,7 @@ id 1 would otherwise receive each other's answers. Pure: time is an argument, no
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from attrs import define, field, frozen
+from msgspec import Struct
 
 from mcpguard.protocol.mcp import META_SUBSCRIPTION_ID
 from mcpguard.upstream.link import Id, Message, Outbound
@@ -27,8 +27,7 @@ class Saturated(Exception):
     """As many requests are waiting as the link may have; nothing was opened."""
 
 
-@define(eq=False)
-class Pending(Generic[Sink]):
+class Pending(Struct, Generic[Sink], eq=False):
     """One request that waits for its answer."""
 
     gid: int
@@ -43,16 +42,15 @@ class Pending(Generic[Sink]):
     token: Id | None = None
     """The progress token the client gave, None when it gave none."""
     token_sent: bool = False
-    progress_due: float = field(init=False, default=float("-inf"))
+    progress_due: float = float("-inf")
     """When the next progress would come at an even pace (the rate meter's state)."""
-    held: Message | None = field(init=False, default=None)
+    held: Message | None = None
     """The newest progress that came too soon after the one before."""
-    holds: int = field(init=False, default=0)
+    holds: int = 0
     """How many wait for a person in its course; while any does, only ``hard_deadline`` counts."""
 
 
-@frozen
-class Answer(Generic[Sink]):
+class Answer(Struct, Generic[Sink], frozen=True):
     """The response to a request, under the client's id; the request is over."""
 
     pending: Pending[Sink]
@@ -61,16 +59,14 @@ class Answer(Generic[Sink]):
     """Progress held back by the rate cap; deliver it first."""
 
 
-@frozen
-class Broken(Generic[Sink]):
+class Broken(Struct, Generic[Sink], frozen=True):
     """A response that names a request but is none by JSON-RPC; the request is over."""
 
     pending: Pending[Sink]
     detail: str
 
 
-@frozen
-class Progress(Generic[Sink]):
+class Progress(Struct, Generic[Sink], frozen=True):
     """Progress of a request, under the client's token."""
 
     pending: Pending[Sink]
@@ -80,30 +76,26 @@ class Progress(Generic[Sink]):
     """Call `Correlator.flush` at this time (seconds); None when a call is already due."""
 
 
-@frozen
-class SubscriptionNotice(Generic[Sink]):
+class SubscriptionNotice(Struct, Generic[Sink], frozen=True):
     """A notification on a ``subscriptions/listen`` stream, under the client's id of it."""
 
     pending: Pending[Sink]
     message: Message
 
 
-@frozen
-class ServerRequest:
+class ServerRequest(Struct, frozen=True):
     """A request of the server, its id untouched: the session layer maps it."""
 
     message: Message
 
 
-@frozen
-class ServerNotification:
+class ServerNotification(Struct, frozen=True):
     """A notification that names no request of ours, untouched."""
 
     message: Message
 
 
-@frozen
-class Stray:
+class Stray(Struct, frozen=True):
     """What belongs to nothing: to be dropped and counted."""
 
     kind: str

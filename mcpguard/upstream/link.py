@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from mcpguard.errors import Reason
@@ -47,8 +48,7 @@ class Eras:
     """The era that the server does not speak and the gateway translates (`pipeline.bridge`)."""
 
 
-@frozen
-class Outbound:
+class Outbound(Struct, frozen=True):
     """One request on its way to a server, as policy saw it."""
 
     id: Id

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -98,7 +99,7 @@ class BorrowedCall:
             close_quietly(link)
             return
         self._link = link
-        outbound = evolve(self.outbound, headers=headers)
+        outbound = replace(self.outbound, headers=headers)
         call = link.request(outbound, self)
         if self._done:
             # Answered already, or given up by what it has said before this returned.

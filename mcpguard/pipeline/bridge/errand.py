@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -129,7 +130,7 @@ class Errand:
         """Send the request on the session that was found."""
         assert self.home is not None
         self.running = True
-        outbound = evolve(
+        outbound = replace(
             self.outbound,
             params=handshake_params(self.outbound.params),
             version=self.home.session.version,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
+from msgspec.structs import replace
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -137,7 +138,7 @@ class HandshakeCall:
 
     def _send(self, params: Message) -> None:
         self._sent = params
-        call = self._current = self.asker.send(evolve(self.outbound, params=params), self)
+        call = self._current = self.asker.send(replace(self.outbound, params=params), self)
         call.send()
 
     # -- Call ------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
@@ -149,7 +150,7 @@ class HandshakeLink:
         """One request to the server under the session's metadata, not sent yet."""
         level = self.log_level if "logging" in self.server else None
         params = introduced(outbound.params or {}, self.client, self.version, level)
-        return self.way.call(evolve(outbound, params=params, version=self.version), sink)
+        return self.way.call(replace(outbound, params=params, version=self.version), sink)
 
     def room_for(self, questions: int) -> bool:
         """Whether so many more questions may be put to the client."""
