@@ -17,8 +17,8 @@ from mcpguard.config.load import Format, loads
 from mcpguard.config.settings import Settings
 from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.serving import MAX_BRIDGED_PER_PRINCIPAL, MAX_BRIDGED_SESSIONS, RENEWAL
-from mcpguard.observe.audit.rendering import FIELDS
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS
+from mcpguard.observe.audit.values import FIELDS
 from mcpguard.observe.events import EVENT_TYPES
 from mcpguard.observe.metrics import BUCKETS, FURTHER, Metrics
 from tests.config.samples import SESSION_KEY

@@ -4,7 +4,6 @@ import logging
 import random
 import signal
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from mcpguard.front.operator import OperatorRoutes, Vitals
 from mcpguard.front.routes import ClientRoutes, PageAccess
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
+from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.operator_gate import OperatorGate
 from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
@@ -42,10 +42,6 @@ ACTIVE_WINDOW_SECS = 300.0
 MAX_TRACKED_IDENTITIES = 100_000
 BODY_BYTES_TOTAL = 134_217_728
 ANSWER_BYTES_TOTAL = 268_435_456
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
 
 
 def front_limits(settings: Settings) -> Limits:
@@ -136,6 +132,7 @@ class Gateway(Service):
         self._sweeper: LoopingCall | None = None
         self._unbridge: Callable[[], None] = lambda: None
         wall = time.time
+        new_id = RandomIds()
         server = settings.server
         self._identities = ActiveIdentities(
             reactor.seconds, ACTIVE_WINDOW_SECS, MAX_TRACKED_IDENTITIES
@@ -185,7 +182,7 @@ class Gateway(Service):
             directory=self.directory,
             clock=reactor,
             wall=wall,
-            new_id=_new_id,
+            new_id=new_id,
             recorder=self.audit,
             meter=self.metrics,
             seen=self._identities.note,
@@ -217,7 +214,7 @@ class Gateway(Service):
             resource=ClientRoutes(self.pipeline, vitals, access).resource(),
             limits=front_limits(settings),
             cors=Cors(server.cors) if server.cors.enabled else None,
-            new_id=_new_id,
+            new_id=new_id,
             on_dropped=self._dropped,
         )
         self._operator_site: GuardSite | None = None
@@ -229,7 +226,7 @@ class Gateway(Service):
                 resource=OperatorRoutes(vitals).resource(),
                 limits=operator_limits(),
                 cors=None,
-                new_id=_new_id,
+                new_id=new_id,
                 on_dropped=self._dropped,
             )
 

@@ -72,20 +72,29 @@ Source = Callable[[], float] | Callable[[], Mapping[str, int]]
 
 
 @define(eq=False)
+class _Count:
+    """One number that goes up."""
+
+    number: float = 0
+
+
+@define(eq=False)
 class _Series:
     """The numbers of one metric by label values, bounded in number."""
 
     limit: int
-    values: dict[tuple[str, ...], float] = field(factory=dict)
+    values: dict[tuple[str, ...], _Count] = field(factory=dict)
 
-    def add(self, labels: tuple[str, ...], amount: float) -> None:
-        values = self.values
-        if labels not in values and len(values) >= self.limit:
-            labels = (OTHER,) * len(labels)
-        values[labels] = values.get(labels, 0) + amount
+    def of(self, labels: tuple[str, ...]) -> _Count:
+        count = self.values.get(labels)
+        if count is None:
+            if len(self.values) >= self.limit:
+                labels = (OTHER,) * len(labels)
+            count = self.values.setdefault(labels, _Count())
+        return count
 
 
-@define
+@define(eq=False)
 class _Spread:
     """One histogram: how many observations fell into each bucket, and their sum."""
 
@@ -93,6 +102,8 @@ class _Spread:
     total: float = 0.0
 
     def observe(self, seconds: float) -> None:
+        if not seconds > 0:  # nor if it is no number
+            seconds = 0.0
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
@@ -104,13 +115,13 @@ class _Spreads:
     limit: int
     values: dict[tuple[str, ...], _Spread] = field(factory=dict)
 
-    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
+    def of(self, labels: tuple[str, ...]) -> _Spread:
         spread = self.values.get(labels)
         if spread is None:
             if len(self.values) >= self.limit:
                 labels = (OTHER,) * len(labels)
             spread = self.values.setdefault(labels, _Spread())
-        spread.observe(seconds if seconds > 0 else 0.0)
+        return spread
 
 
 class _Shown(Collector):
@@ -144,11 +155,14 @@ class Metrics:
         self._log = Logger()
         self._requests = _Series(max_series)
         self._request_seconds = _Spreads(max_series)
+        self._request_pairs: dict[tuple[str, int], tuple[_Count, _Spread]] = {}
         self._auth = _Series(max_series)
         self._rate_limit = _Series(2)
-        self._rate_limit.values.update({("true",): 0, ("false",): 0})
+        self._allowed = self._rate_limit.of(("true",))
+        self._denied = self._rate_limit.of(("false",))
         self._upstream = _Series(max_series)
         self._upstream_seconds = _Spreads(max_series)
+        self._upstream_pairs: dict[tuple[str, str, str], tuple[_Count, _Spread]] = {}
         self._sources: dict[str, Source] = {
             "mcp_guard_active_identities": active_identities,
             "mcp_guard_sessions": sessions,
@@ -158,7 +172,7 @@ class Metrics:
         self._further = {name: _Series(max_series) for name in FURTHER if name not in self._sources}
         for name, series in self._further.items():
             if not FURTHER[name].labels:
-                series.values[()] = 0  # so that a rate exists before the first event
+                series.of(())  # so that a rate exists before the first event
         self.registry = CollectorRegistry() if registry is None else registry
         self.registry.register(_Shown(self._collect))
         ProcessCollector(registry=self.registry)
@@ -166,23 +180,37 @@ class Metrics:
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Count one answered request; a method the protocol table lacks counts as ``other``."""
-        method = metric_label(method)
+        pair = self._request_pairs.get((method, status)) or self._request_pair(method, status)
+        pair[0].number += 1
+        pair[1].observe(seconds)
+
+    def _request_pair(self, method: str, status: int) -> tuple[_Count, _Spread]:
+        label = metric_label(method)
         code = str(status) if 100 <= status <= 599 else OTHER
-        self._requests.add((method, code), 1)
-        self._request_seconds.observe((method,), seconds)
+        pair = self._requests.of((label, code)), self._request_seconds.of((label,))
+        # Nothing is remembered by a word that the wire may have chosen.
+        if label == method and code != OTHER and len(self._request_pairs) < self._requests.limit:
+            self._request_pairs[method, status] = pair
+        return pair
 
     def auth(self, provider: str, result: str) -> None:
         """Count one authentication: ``result`` is ``success`` or ``failure``."""
-        self._auth.add((provider, result), 1)
+        self._auth.of((provider, result)).number += 1
 
     def rate_limit(self, allowed: bool) -> None:
         """Count one decision of a limiter."""
-        self._rate_limit.add(("true" if allowed else "false",), 1)
+        (self._allowed if allowed else self._denied).number += 1
 
     def upstream(self, server: str, transport: str, result: str, seconds: float) -> None:
         """Count one upstream request and its latency."""
-        self._upstream.add((server, transport, result), 1)
-        self._upstream_seconds.observe((server, transport), seconds)
+        labels = (server, transport, result)
+        pair = self._upstream_pairs.get(labels)
+        if pair is None:
+            pair = self._upstream.of(labels), self._upstream_seconds.of((server, transport))
+            if len(self._upstream_pairs) < self._upstream.limit:
+                self._upstream_pairs[labels] = pair
+        pair[0].number += 1
+        pair[1].observe(seconds)
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Count under one of the metrics declared in `FURTHER`.
@@ -196,7 +224,7 @@ class Metrics:
             raise ValueError(f"{name} has the labels {declared.labels}, not {tuple(labels)}")
         if amount < 0:
             raise ValueError(f"{name} cannot go down")
-        series.add(tuple(labels[label] for label in declared.labels), amount)
+        series.of(tuple(labels[label] for label in declared.labels)).number += amount
 
     def render(self) -> bytes:
         """Return everything in the text format of `CONTENT_TYPE`."""
@@ -268,8 +296,8 @@ class Metrics:
 def _counter(name: str, words: str, labels: tuple[str, ...], series: _Series) -> Metric:
     # The library puts the `_total` back on each sample.
     family = CounterMetricFamily(name.removesuffix("_total"), words, labels=labels)
-    for values, number in series.values.items():
-        family.add_metric(values, number)
+    for values, count in series.values.items():
+        family.add_metric(values, count.number)
     return family
 
 

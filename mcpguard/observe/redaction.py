@@ -116,8 +116,9 @@ def names_secret(name: str) -> bool:
     )
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str, *, capture: bool = True) -> Any:
     options = re2.Options()
+    options.never_capture = not capture
     options.log_errors = False  # else RE2 itself writes the pattern to stderr
     return re2.compile(pattern, options=options)
 
@@ -159,7 +160,10 @@ class Redactor:
     def __attrs_post_init__(self) -> None:
         self._configured = compile_rules(self._rules)
         self._built_in = tuple((_compile(rule.pattern), rule.replacement) for rule in _BUILT_IN)
-        self._any_built_in = _compile("|".join(f"(?:{rule.pattern})" for rule in _BUILT_IN))
+        # It is only asked whether there is a match, and that is a fifth faster without groups.
+        self._any_built_in = _compile(
+            "|".join(f"(?:{rule.pattern})" for rule in _BUILT_IN), capture=False
+        )
 
     def text(self, text: str, limit: int) -> str:
         """Return the text without secrets, at most ``limit`` characters and the mark.

@@ -10,7 +10,7 @@ from twisted.logger import Logger, LogLevel
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.limits.limiter import Grant
-from mcpguard.observe.events import Event, Meter, Recorder
+from mcpguard.observe.events import NOTHING, Event, Meter, Recorder
 from mcpguard.pipeline.opaque import Custody
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.answers import error_object, render
@@ -100,7 +100,7 @@ class Trip:
 
     def step(self, event_type: str) -> None:
         """Record a step (``AuthSuccess``, ``Authorized``)."""
-        self.books.recorder.record(self._event(event_type, status="success"))
+        self.books.recorder.record(self._event(event_type, "success"))
 
     def settle(
         self,
@@ -119,14 +119,7 @@ class Trip:
         if event_type is None:
             event_type = "ToolCall" if self.method == "tools/call" else "McpRequest"
         self.books.recorder.record(
-            self._event(
-                event_type,
-                status=status,
-                reason=reason,
-                error_id=error_id,
-                duration_ms=round(seconds * 1000, 3),
-                arguments=self.arguments,
-            )
+            self._event(event_type, status, reason, error_id, seconds * 1000, self.arguments)
         )
         label = metric_label(self.method) if self.method else "other"
         self.books.meter.request(label, http_status, seconds)
@@ -209,20 +202,35 @@ class Trip:
             error_id=error_id,
         )
 
-    def _event(self, event_type: str, **more: Any) -> Event:
-        principal = self.principal
+    def _event(
+        self,
+        event_type: str,
+        status: str,
+        reason: str | None = None,
+        error_id: str | None = None,
+        duration_ms: float | None = None,
+        arguments: Mapping[str, Any] = NOTHING,
+    ) -> Event:
+        incoming, principal, route = self.incoming, self.principal, self.route
+        # In the order of the fields: by their names it takes twice as long, and this is done
+        # three times for each request.
         return Event(
-            event_type=event_type,
-            timestamp=self.books.clocks.wall(),
-            identity_id=principal.id if principal else None,
-            provider=principal.provider if principal else None,
-            method=self.method or f"HTTP {self.incoming.method}",
-            server=self.route.upstream.name if self.route else None,
-            tool=self.target,
-            request_id=self.incoming.request_id,
-            session_id=self.session_digest,
-            client_ip=self.incoming.peer,
-            **more,
+            event_type,
+            self.books.clocks.wall(),
+            None if principal is None else principal.id,
+            None if principal is None else principal.provider,
+            self.method or f"HTTP {incoming.method}",
+            None if route is None else route.upstream.name,
+            self.target,
+            duration_ms,
+            status,
+            reason,
+            error_id,
+            incoming.request_id,
+            self.session_digest,
+            None,
+            incoming.peer,
+            arguments,
         )
 
 

@@ -59,17 +59,19 @@ class Feed:
 
     def put(self, line: bytes, *, urgent: bool) -> None:
         """Take one line; it is written with the next batch, or at once when urgent."""
-        if self._ended or self._held + len(line) > self.bounds.held_bytes:
+        bounds = self.bounds
+        held = self._held + len(line)
+        if held > bounds.held_bytes or self._ended:
             self.lose(1)
             return
         self._waiting.append(line)
-        self._held += len(line)
-        if urgent or self._held >= self.bounds.batch_bytes:
+        self._held = held
+        if urgent or held >= bounds.batch_bytes:
             self._urgent = True
             if not self._failures:
                 self.write()
         elif self._timer is None and not self._busy:
-            self._timer = self.clock.callLater(self.bounds.batch_secs, self._due)
+            self._timer = self.clock.callLater(bounds.batch_secs, self._due)
 
     def lose(self, count: int) -> None:
         """Count lines that could not be taken; the trail says so once it can be written to."""

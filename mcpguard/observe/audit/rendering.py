@@ -1,120 +1,145 @@
 """Rendering: one audit event becomes one bounded JSON line, secrets taken out (product: audit)."""
 
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
+from mcpguard.observe.audit.values import REMEMBERED, SHORT, SMALLEST_LINE, Values, clip
 from mcpguard.observe.escaping import json_line
 from mcpguard.observe.events import Event
-from mcpguard.observe.redaction import MARK, REDACTED, Redactor, names_secret
-
-FIELDS = (
-    "timestamp",
-    "event_type",
-    "identity_id",
-    "provider",
-    "method",
-    "server",
-    "tool",
-    "duration_ms",
-    "status",
-    "reason",
-    "error_id",
-    "request_id",
-    "session_id",
-    "trace_id",
-    "client_ip",
-    "details",
-    "arguments",
-    "cut",
-)
-"""The fixed members of a line, in their order; members without a value are left out."""
+from mcpguard.observe.redaction import MARK
 
 _STRINGS = 12
 """How many of the fixed members are strings of the event."""
 
-# A reader that folds case must not see a fixed member twice. The names behind are kept for what
-# the trail will carry later.
-_TAKEN = frozenset(FIELDS) | {"sequence", "previous", "hash", "worker", "level", "message"}
-
-_BIGGEST_INT = 2**63 - 1
-
 _ESCAPED = 6
 """Bytes of one character at worst: ``\\u0001``."""
 
+_REMEMBERED_CHARS = 256
+"""Characters of texts that are remembered together."""
 
-@frozen
-class LineBounds:
-    """How much of an event is written."""
+_MILLIS = tuple(f"{number:03d}Z" for number in range(1000))
 
-    text: int
-    """Characters of one string; a longer one is clipped and marked."""
-    depth: int
-    """Levels of objects and arrays inside one argument."""
-    items: int
-    """Values recorded of all arguments of one event."""
-    line: int
-    """Bytes of one line with its newline; at least `SMALLEST_LINE`."""
+_Words = tuple[str | None, ...]
 
 
-SMALLEST_LINE = 4096
-
-
-@define
-class _Budget:
-    """How many more values of one event may be written."""
-
-    left: int
-
-    def spend(self) -> bool:
-        """Take one; False when there is none."""
-        self.left -= 1
-        return self.left >= 0
-
-
-@define
+@define(eq=False)
 class Renderer:
     """Turns events into lines.
 
-    ``log_arguments`` is the setting: names to record as members of their own, True for all
-    (together under ``arguments``, because then the caller chooses the names), False for none.
+    The events of a busy gateway differ by their times and identifiers only. What stands around
+    those is remembered as text once it is known to hold no secret, and a line is put together
+    from a few pieces; whatever is out of the ordinary goes through `whole`. Both give the same
+    bytes. Raises `ValueError` for a line in which no event fits.
     """
 
-    log_arguments: bool | tuple[str, ...]
-    redactor: Redactor
-    bounds: LineBounds
-    _clean: set[str] = field(init=False, factory=set)
-    """Short texts known to hold nothing to redact; the same few come in every event."""
+    values: Values
+    _frames: dict[_Words, tuple[str, str]] = field(init=False, factory=dict)
+    """The members before and behind the duration, by their values."""
+    _origins: dict[_Words, str] = field(init=False, factory=dict)
+    """The members behind the request's id, by their values."""
+    _stamps: "Timestamps" = field(init=False, factory=lambda: Timestamps())
+    _id_chars: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.bounds.line < SMALLEST_LINE:
+        bounds = self.values.bounds
+        if bounds.line < SMALLEST_LINE:
             raise ValueError(f"an audit line needs at least {SMALLEST_LINE} bytes")
+        self._id_chars = min(SHORT, bounds.text)
 
     def line(self, event: Event) -> bytes:
-        """Return the line with its newline, never longer than the bound.
+        """Return the line with its newline, never longer than the bound: what `whole` returns."""
+        (
+            event_type,
+            timestamp,
+            identity_id,
+            provider,
+            method,
+            server,
+            tool,
+            duration_ms,
+            status,
+            reason,
+            error_id,
+            request_id,
+            session_id,
+            trace_id,
+            client_ip,
+            arguments,
+            details,
+        ) = event
+        words = (event_type, identity_id, provider, method, server, tool, status, reason)
+        frame = self._frames.get(words) or self._frame(event, words)
+        come_from = (session_id, trace_id, client_ip)
+        origin = self._origins.get(come_from)
+        if origin is None:
+            origin = self._origin(event, come_from)
+        if (
+            frame is None
+            or error_id is not None
+            or request_id is None
+            or not request_id.isascii()
+            or not request_id.isprintable()
+            or '"' in request_id
+            or "\\" in request_id
+            or len(request_id) > self._id_chars
+        ):
+            return self.whole(event)
+        if duration_ms is None:
+            spent = ""
+        elif type(duration_ms) is float and 0.0 <= duration_ms < 1e9:
+            # Within these limits Python and orjson write a float in the same way.
+            spent = f',"duration_ms":{round(duration_ms, 3)!r}'
+        else:
+            return self.whole(event)
+        extras = ""
+        if details or (arguments and self.values.log_arguments):
+            extras = _members(self.values.extras(event))
+        before, behind = frame
+        stamp = self._stamps.of(timestamp)
+        line = (
+            f'{{"timestamp":"{stamp}"{before}{spent}{behind}'
+            f',"request_id":"{request_id}"{origin}{extras}}}\n'
+        ).encode()
+        return line if len(line) <= self.values.bounds.line else self.whole(event)
+
+    def whole(self, event: Event) -> bytes:
+        """Return the line of any event, member by member.
 
         When a whole event does not fit, its arguments and details are left out first, then every
         string is clipped further; ``"cut": true`` says so.
         """
-        line = json_line(self._members(event, self.bounds.text, extras=True))
-        if len(line) <= self.bounds.line:
+        bounds = self.values.bounds
+        line = json_line(self._fixed(event, bounds.text) | self.values.extras(event))
+        if len(line) <= bounds.line:
             return line
-        line = json_line(self._members(event, self.bounds.text, extras=False))
-        if len(line) <= self.bounds.line:
+        line = json_line(self._fixed(event, bounds.text) | {"cut": True})
+        if len(line) <= bounds.line:
             return line
-        room = self.bounds.line - 512  # the names, the numbers and the punctuation
+        room = bounds.line - 512  # the names, the numbers and the punctuation
         limit = room // (_STRINGS * _ESCAPED) - len(MARK)
-        return json_line(self._members(event, limit, extras=False))
+        return json_line(self._fixed(event, limit) | {"cut": True})
 
-    def _members(self, event: Event, limit: int, *, extras: bool) -> dict[str, Any]:
-        text = self._text
-        members: dict[str, Any] = {
-            "timestamp": _rfc3339(event.timestamp),
-            "event_type": event.event_type,
-        }
+    def _fixed(self, event: Event, limit: int) -> dict[str, Any]:
+        members: dict[str, Any] = {"timestamp": rfc3339(event.timestamp)}
+        members.update(self._before(event, limit))
+        if event.duration_ms is not None and isfinite(event.duration_ms):
+            members["duration_ms"] = round(event.duration_ms, 3)
+        members.update(self._behind(event, limit))
+        # The gateway makes these itself, new for every request: nothing to redact in them.
+        if event.error_id is not None:
+            members["error_id"] = clip(event.error_id, limit)
+        if event.request_id is not None:
+            members["request_id"] = clip(event.request_id, limit)
+        members.update(self._last(event, limit))
+        return members
+
+    def _before(self, event: Event, limit: int) -> dict[str, str]:
+        """Return the members between the timestamp and the duration."""
+        text = self.values.text
+        members = {"event_type": event.event_type}
         if event.identity_id is not None:
             members["identity_id"] = text(event.identity_id, limit)
         if event.provider is not None:
@@ -125,126 +150,91 @@ class Renderer:
             members["server"] = text(event.server, limit)
         if event.tool is not None:
             members["tool"] = text(event.tool, limit)
-        if event.duration_ms is not None and isfinite(event.duration_ms):
-            members["duration_ms"] = round(event.duration_ms, 3)
-        if event.status is not None:
-            members["status"] = text(event.status, limit)
-        if event.reason is not None:
-            members["reason"] = text(event.reason, limit)
-        # The gateway makes these itself, new for every request: nothing to redact in them.
-        if event.error_id is not None:
-            members["error_id"] = _clip(event.error_id, limit)
-        if event.request_id is not None:
-            members["request_id"] = _clip(event.request_id, limit)
-        if event.session_id is not None:
-            members["session_id"] = _clip(event.session_id, limit)
-        if event.trace_id is not None:
-            members["trace_id"] = text(event.trace_id, limit)
-        if event.client_ip is not None:
-            members["client_ip"] = _clip(event.client_ip, limit)
-        if not extras:
-            members["cut"] = True
-            return members
-        budget = _Budget(self.bounds.items)
-        if event.details:
-            members["details"] = self._value(dict(event.details), self.bounds.depth, budget)
-        if self.log_arguments is True:
-            if event.arguments:
-                depth = self.bounds.depth + 1  # the object that holds them is not counted
-                members["arguments"] = self._value(event.arguments, depth, budget)
-        elif self.log_arguments:
-            self._add_named(members, event.arguments, self.log_arguments, budget)
         return members
 
-    def _add_named(
-        self,
-        members: dict[str, Any],
-        arguments: Mapping[str, Any],
-        names: tuple[str, ...],
-        budget: _Budget,
-    ) -> None:
-        """Record the configured arguments, each as a member of its own where its name is free."""
-        displaced: dict[str, Any] = {}
-        for name in names:
-            if name not in arguments:
-                continue
-            value = self._named_value(name, arguments[name], self.bounds.depth, budget)
-            if name.casefold() in _TAKEN:
-                displaced[name] = value
-            else:
-                members[name] = value
-        if displaced:
-            members["arguments"] = displaced
+    def _behind(self, event: Event, limit: int) -> dict[str, str]:
+        """Return the members between the duration and the identifiers."""
+        members: dict[str, str] = {}
+        if event.status is not None:
+            members["status"] = self.values.text(event.status, limit)
+        if event.reason is not None:
+            members["reason"] = self.values.text(event.reason, limit)
+        return members
 
-    def _named_value(self, name: str, value: Any, depth: int, budget: _Budget) -> Any:
-        if value is not None and names_secret(name):
-            return REDACTED
-        return self._value(value, depth, budget)
+    def _last(self, event: Event, limit: int) -> dict[str, str]:
+        """Return the members behind the request's id."""
+        members: dict[str, str] = {}
+        if event.session_id is not None:
+            members["session_id"] = clip(event.session_id, limit)
+        if event.trace_id is not None:
+            members["trace_id"] = self.values.text(event.trace_id, limit)
+        if event.client_ip is not None:
+            members["client_ip"] = clip(event.client_ip, limit)
+        return members
 
-    def _value(self, value: Any, depth: int, budget: _Budget) -> Any:
-        """Return what may be written of one value; what is over a bound becomes the mark."""
-        if not budget.spend():
-            return MARK
-        if isinstance(value, str):
-            return self._text(value, self.bounds.text)
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, float):
-            return value if isfinite(value) else str(value)
-        if isinstance(value, int):
-            return _integer(value)
-        if isinstance(value, Mapping):
-            return dict(self._object(value, depth - 1, budget)) if depth > 0 else MARK
-        if isinstance(value, list | tuple):
-            return list(self._array(value, depth - 1, budget)) if depth > 0 else MARK
-        return self._text(str(value), self.bounds.text)
+    def _frame(self, event: Event, words: _Words) -> tuple[str, str] | None:
+        """Return and remember the frame of the event; None if its texts cannot stand as they are.
 
-    def _object(
-        self, value: Mapping[Any, Any], depth: int, budget: _Budget
-    ) -> Iterator[tuple[str, Any]]:
-        for name, inner in value.items():
-            if budget.left <= 0:
-                yield MARK, MARK
-                return
-            plain = str(name)
-            yield (
-                self._text(plain, self.bounds.text),
-                self._named_value(plain, inner, depth, budget),
-            )
+        Nothing is remembered of texts that had to be redacted: secrets would stay in memory.
+        """
+        given = [word for word in words if word is not None]
+        if not _short(words):
+            return None
+        limit = self.values.bounds.text
+        before, behind = self._before(event, limit), self._behind(event, limit)
+        if [*before.values(), *behind.values()] != given:
+            return None
+        if len(self._frames) >= REMEMBERED:
+            self._frames.clear()
+        frame = self._frames[words] = _members(before), _members(behind)
+        return frame
 
-    def _array(self, value: Any, depth: int, budget: _Budget) -> Iterator[Any]:
-        for inner in value:
-            if budget.left <= 0:
-                yield MARK
-                return
-            yield self._value(inner, depth, budget)
-
-    def _text(self, text: str, limit: int) -> str:
-        short = len(text) <= 64
-        if short and text in self._clean:
-            return _clip(text, limit)
-        clean = self.redactor.text(text, limit)
-        if short and clean == text:
-            if len(self._clean) >= 4096:
-                self._clean.clear()
-            self._clean.add(text)
-        return clean
+    def _origin(self, event: Event, come_from: _Words) -> str:
+        """Return the members behind the request's id, and remember them unless they are new
+        for every request.
+        """
+        text = _members(self._last(event, self.values.bounds.text))
+        if event.trace_id is None and _short(come_from):
+            if len(self._origins) >= REMEMBERED:
+                self._origins.clear()
+            self._origins[come_from] = text
+        return text
 
 
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit] + MARK
+@define(eq=False)
+class Timestamps:
+    """Writes times as `rfc3339` does, and remembers the second that it is."""
+
+    _second: int = field(init=False, default=-1)
+    _until_second: str = field(init=False, default="")
+
+    def of(self, seconds: float) -> str:
+        """Return Unix seconds as RFC 3339 in UTC with milliseconds.
+
+        Raises as `datetime.fromtimestamp` does for what is no time.
+        """
+        second = int(seconds)
+        # The same two roundings as there: to the nearest microsecond, then down.
+        micros = round((seconds - second) * 1e6)
+        if not 0 <= micros < 1_000_000 or seconds < 0:
+            return rfc3339(seconds)
+        if second != self._second:
+            self._until_second = rfc3339(second)[:-4]
+            self._second = second
+        return self._until_second + _MILLIS[micros // 1000]
 
 
-def _rfc3339(seconds: float) -> str:
+def rfc3339(seconds: float) -> str:
     """Return Unix seconds as RFC 3339 in UTC with milliseconds."""
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def _integer(value: int) -> int | str:
-    """Return an integer the encoder can write; one beyond 64 bits as its digits."""
-    if -_BIGGEST_INT <= value <= _BIGGEST_INT:
-        return value
-    # Python refuses to print integers of several thousand digits.
-    bits = value.bit_length()
-    return str(value) if bits <= 4096 else f"[integer of {bits} bits]"
+def _short(words: _Words) -> bool:
+    """Tell whether these words are few enough to be remembered together."""
+    return sum(len(word) for word in words if word is not None) <= _REMEMBERED_CHARS
+
+
+def _members(members: dict[str, Any]) -> str:
+    """Return members as they follow others in an object: each begins with a comma."""
+    return "," + json_line(members)[1:-2].decode() if members else ""

@@ -13,8 +13,9 @@ from mcpguard.errors import ConfigurationError
 from mcpguard.observe.audit.feed import Feed, FeedBounds
 from mcpguard.observe.audit.files import AuditFile
 from mcpguard.observe.audit.outputs import Output, StreamOutput
-from mcpguard.observe.audit.rendering import LineBounds, Renderer
+from mcpguard.observe.audit.rendering import Renderer
 from mcpguard.observe.audit.thread import Worker
+from mcpguard.observe.audit.values import LineBounds, Values
 from mcpguard.observe.events import ALWAYS_WRITTEN, SYSTEM_TYPES, Event, Meter
 from mcpguard.observe.redaction import Redactor
 
@@ -76,7 +77,8 @@ class AuditTrail:
 
     def __attrs_post_init__(self) -> None:
         rules = [(r.name, r.pattern, r.replacement) for r in self.settings.redaction_rules]
-        self._renderer = Renderer(self.settings.log_arguments, Redactor(rules), self.bounds.line)
+        values = Values(self.settings.log_arguments, Redactor(rules), self.bounds.line)
+        self._renderer = Renderer(values)
         if self.settings.events is not None:
             self._wanted = frozenset(self.settings.events) | ALWAYS_WRITTEN
 
@@ -116,18 +118,17 @@ class AuditTrail:
 
     def record(self, event: Event) -> None:
         """Take one event; never raises, never blocks."""
-        if not self._feeds:
+        feeds, wanted, event_type = self._feeds, self._wanted, event.event_type
+        if not feeds or (wanted is not None and event_type not in wanted):
             return
         try:
-            if self._wanted is not None and event.event_type not in self._wanted:
-                return
             line = self._renderer.line(event)
-            urgent = event.event_type in _URGENT
-            for feed in self._feeds:
+            urgent = event_type in _URGENT
+            for feed in feeds:
                 feed.put(line, urgent=urgent)
         except Exception:
             self._log.failure("an audit event could not be recorded")
-            for feed in self._feeds:
+            for feed in feeds:
                 feed.lose(1)
 
     def reopen(self) -> None:

@@ -1,14 +1,19 @@
 """Tests of `mcpguard.observe.audit.rendering`."""
 
 import json
+from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.observe.audit.rendering import FIELDS, SMALLEST_LINE, LineBounds, Renderer
+from mcpguard.observe.audit import rendering
+from mcpguard.observe.audit.rendering import Renderer, Timestamps, rfc3339
+from mcpguard.observe.audit.values import FIELDS, SMALLEST_LINE, LineBounds, Values
+from mcpguard.observe.escaping import json_line
 from mcpguard.observe.events import EVENT_TYPES, Event
 from mcpguard.observe.redaction import MARK, REDACTED, Redactor
 
@@ -36,11 +41,18 @@ FULL = Event(
 )
 
 
+def renderer(
+    log_arguments: bool | tuple[str, ...] = ("path",), bounds: LineBounds = BOUNDS
+) -> Renderer:
+    """Return a renderer with the built-in redaction."""
+    return Renderer(Values(log_arguments, Redactor(), bounds))
+
+
 def render(
     event: Event, log_arguments: bool | tuple[str, ...] = ("path",), bounds: LineBounds = BOUNDS
 ) -> dict[str, Any]:
     """Render one event and read the line back, checking that it is one."""
-    line = Renderer(log_arguments, Redactor(), bounds).line(event)
+    line = renderer(log_arguments, bounds).line(event)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert len(line) <= bounds.line
@@ -51,7 +63,7 @@ def render(
 def with_text(*names: str, text: str) -> Event:
     """Return the full event with this text in these members."""
     changes: dict[str, Any] = dict.fromkeys(names, text)
-    return evolve(FULL, **changes)
+    return FULL._replace(**changes)
 
 
 def call(**arguments: Any) -> Event:
@@ -129,7 +141,7 @@ class ArgumentsTests(SynchronousTestCase):
     def test_collision(self) -> None:
         """An argument named like a fixed member cannot overwrite it, in any letter case."""
         arguments = {"tool": "evil", "Timestamp": "evil", "identity_id": "evil", "path": "/a"}
-        event = evolve(FULL, arguments=arguments)
+        event = FULL._replace(arguments=arguments)
         members = render(event, tuple(arguments))
         self.assertEqual(members["tool"], "read_file")
         self.assertEqual(members["identity_id"], "alice")
@@ -197,17 +209,29 @@ class SecretTests(SynchronousTestCase):
 
     def test_repeated(self) -> None:
         """A text seen before is treated the same again, redacted or not."""
-        renderer = Renderer(("path",), Redactor(), BOUNDS)
+        one = renderer()
         for _ in range(2):
-            self.assertIn(b'"tool":"plain"', renderer.line(Event("ToolCall", 0.0, tool="plain")))
-            self.assertNotIn(KEY.encode(), renderer.line(Event("ToolCall", 0.0, tool=KEY)))
+            self.assertIn(b'"tool":"plain"', one.line(Event("ToolCall", 0.0, tool="plain")))
+            self.assertNotIn(KEY.encode(), one.line(Event("ToolCall", 0.0, tool=KEY)))
 
-    def test_memory_of_clean_texts(self) -> None:
-        """What is remembered about texts stays bounded under any number of different ones."""
-        renderer = Renderer(False, Redactor(), BOUNDS)
+    def test_memory(self) -> None:
+        """What is remembered stays bounded under any number of different texts and names."""
+        one = renderer(True)
         for number in range(10_000):
-            renderer.line(Event("ToolCall", 0.0, tool=f"tool{number}"))
-        self.assertLessEqual(len(renderer._clean), 4096)
+            text = f"tool{number}"
+            one.line(Event("ToolCall", 0.0, tool=text, session_id=text, arguments={text: 1}))
+            kept = [len(one._frames), len(one._origins)]
+            kept += [len(one.values._clean), len(one.values._secret)]
+            self.assertLessEqual(max(kept), 4096)
+            self.assertGreater(min(kept), 0)
+
+    def test_long_texts_are_not_remembered(self) -> None:
+        """Nor are secrets, nor what is new with every request."""
+        one = renderer(True)
+        one.line(Event("ToolCall", 0.0, tool="x" * 257, client_ip="y" * 257))
+        one.line(Event("ToolCall", 0.0, tool=KEY, trace_id=KEY, arguments={KEY: KEY}))
+        self.assertEqual((one._frames, one._origins), ({}, {}))
+        self.assertNotIn(KEY, one.values._clean)
 
 
 class ForgeryTests(SynchronousTestCase):
@@ -216,9 +240,7 @@ class ForgeryTests(SynchronousTestCase):
     def test_line_breaks(self) -> None:
         """Every kind of line break inside a value stays inside its line."""
         forged = 'x"}\r\n{"event_type":"ToolCall"}\x0b\x0c\x85\u2028\u2029'
-        line = Renderer(True, Redactor(), BOUNDS).line(
-            Event("ToolCall", 0.0, tool=forged, arguments={forged: forged})
-        )
+        line = renderer(True).line(Event("ToolCall", 0.0, tool=forged, arguments={forged: forged}))
         self.assertEqual(len(line.decode().splitlines()), 1)
         self.assertEqual(json.loads(line)["tool"], forged)
 
@@ -233,7 +255,7 @@ class BoundsTests(SynchronousTestCase):
 
     def test_text(self) -> None:
         """A string is clipped at its bound and marked."""
-        members = render(evolve(FULL, tool="é" * 201, arguments={"path": "p" * 5000}))
+        members = render(FULL._replace(tool="é" * 201, arguments={"path": "p" * 5000}))
         self.assertEqual(members["tool"], "é" * 200 + MARK)
         self.assertEqual(members["path"], "p" * 200 + MARK)
 
@@ -260,7 +282,7 @@ class BoundsTests(SynchronousTestCase):
 
     def test_line_without_arguments(self) -> None:
         """A line that is too long is written without its arguments and says so."""
-        members = render(evolve(FULL, arguments={"path": ["\x01" * 200] * 10}))
+        members = render(FULL._replace(arguments={"path": ["\x01" * 200] * 10}))
         self.assertNotIn("path", members)
         self.assertNotIn("details", members)
         self.assertTrue(members["cut"])
@@ -279,7 +301,7 @@ class BoundsTests(SynchronousTestCase):
     def test_smallest_line(self) -> None:
         """A bound in which no event fits is refused."""
         with self.assertRaises(ValueError):
-            Renderer(False, Redactor(), evolve(BOUNDS, line=SMALLEST_LINE - 1))
+            renderer(False, evolve(BOUNDS, line=SMALLEST_LINE - 1))
 
     @settings(deadline=None, max_examples=200)
     @given(
@@ -303,3 +325,105 @@ class BoundsTests(SynchronousTestCase):
         self.assertEqual(members["event_type"], event_type)
         self.assertEqual(list(members)[:2], ["timestamp", "event_type"])
         self.assertEqual("tool" in members, tool is not None)
+
+
+_OWN = ("error_id", "request_id", "session_id", "client_ip")
+
+
+def reference(event: Event, log_arguments: bool | tuple[str, ...]) -> bytes:
+    """Return the line of an event that is within the bounds, made in the plainest way."""
+    moment = datetime.fromtimestamp(event.timestamp, UTC)
+    members: dict[str, Any] = {
+        "timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "event_type": event.event_type,
+    }
+    for name in FIELDS[2:15]:
+        value = getattr(event, name)
+        if name == "duration_ms":
+            if value is not None and isfinite(value):
+                members[name] = round(value, 3)
+        elif value is not None:
+            members[name] = value if name in _OWN else Redactor().text(value, BOUNDS.text)
+    return json_line(members | Values(log_arguments, Redactor(), BOUNDS).extras(event))
+
+
+odd_texts = ("", 'q"', "b\\", "\n", "\x7f", "\x9b", "\u2028", "é", "😀", "\u202e", "\x01" * 90)
+odd_words = ("a", "tools/call", "192.0.2.7", "::1", KEY, "Bearer abc", "password=x")
+texts = (
+    st.none()
+    | st.sampled_from((*odd_texts, *odd_words, "x" * 64, "x" * 65, "x" * 120))
+    | st.text(max_size=20)
+)
+clean_ids = texts.filter(lambda text: text is None or len(text) <= BOUNDS.text)
+events = st.builds(
+    Event,
+    st.sampled_from(sorted(EVENT_TYPES)),
+    st.floats(0, 4e9) | st.integers(0, 4_000_000_000_000).map(lambda n: n / 1000),
+    identity_id=texts,
+    provider=texts,
+    method=texts,
+    server=texts,
+    tool=texts | st.just("t\ud800"),
+    duration_ms=st.none() | st.floats() | st.floats(0, 1e6),
+    status=texts,
+    reason=texts,
+    error_id=st.none() | clean_ids,
+    request_id=st.uuids().map(str) | clean_ids,
+    session_id=clean_ids,
+    trace_id=texts,
+    client_ip=clean_ids,
+    arguments=st.just({}) | st.dictionaries(st.sampled_from(("path", "note", "tool")), json_values),
+    details=st.just({}) | st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)
+
+
+class SameBytesTests(SynchronousTestCase):
+    """`Renderer.line` against the plainest way to make a line."""
+
+    def setUp(self) -> None:
+        """Remember so little that forgetting is seen."""
+        self.patch(rendering, "REMEMBERED", 3)
+
+    @settings(deadline=None, max_examples=300)
+    @given(
+        st.lists(events, min_size=1, max_size=6), st.sampled_from([True, False, ("path", "tool")])
+    )
+    def test_reference(self, sequence: list[Event], log_arguments: bool | tuple[str, ...]) -> None:
+        """Whatever was rendered before, the bytes are those of the plainest way."""
+        one = renderer(log_arguments)
+        for event in (*sequence, *sequence, *(e._replace(timestamp=5.5) for e in sequence)):
+            line = one.line(event)
+            self.assertEqual(line, one.whole(event))
+            if b'"cut":true' not in line:
+                self.assertEqual(line, reference(event, log_arguments))
+
+    def test_an_ordinary_event_is_put_together(self) -> None:
+        """The events of an ordinary call do not take the long way."""
+        one = renderer()
+        self.patch(Renderer, "whole", lambda *_: self.fail("the long way"))
+        call = FULL._replace(error_id=None, trace_id=None, reason=None)
+        for event in (call, call._replace(event_type="AuthSuccess", tool=None, duration_ms=None)):
+            one.line(event)
+
+    @settings(deadline=None, max_examples=500)
+    @given(
+        st.lists(
+            st.floats(-1e9, 4e9)
+            | st.integers(0, 4_000_000_000_000).map(lambda n: n / 1000)
+            | st.integers(0, 4_000_000_000).map(lambda n: n + 0.9999996)
+            | st.integers(-5, 4_000_000_000),
+            min_size=1,
+        )
+    )
+    @example([0.0004995, 0.0005, 0.9999995, 0.99999950001, 1.9994999, 1.9995, -0.5, -1e-9])
+    def test_timestamps(self, moments: list[float]) -> None:
+        """Remembering the second changes no timestamp, before 1970 neither."""
+        stamps = Timestamps()
+        for moment in moments:
+            self.assertEqual(stamps.of(moment), rfc3339(moment))
+
+    def test_no_timestamps(self) -> None:
+        """What is no time raises as it does elsewhere."""
+        for moment in (float("nan"), float("inf"), 1e300):
+            with self.assertRaises((ValueError, OverflowError)):
+                Timestamps().of(moment)
