@@ -45,6 +45,7 @@ class Reason(Enum):
     TOOL_RATE_LIMITED = "tool_rate_limited"
     TOO_MANY_CONCURRENT = "too_many_concurrent"
     OVERLOADED = "overloaded"
+    LIMITS_UNAVAILABLE = "limits_unavailable"
     # protocol
     PARSE = "parse_error"
     INVALID_REQUEST = "invalid_request"
@@ -114,6 +115,9 @@ SHAPES: Mapping[Reason, Shape] = {
         429, 429, "Too many requests in progress for this identity", "RateLimited"
     ),
     Reason.OVERLOADED: Shape(503, 503, "The gateway is at its limit, try again shortly"),
+    Reason.LIMITS_UNAVAILABLE: Shape(
+        503, 503, "Rate limits cannot be checked now, try again shortly"
+    ),
     Reason.PARSE: Shape(400, PARSE_ERROR, "The body is not valid JSON"),
     Reason.INVALID_REQUEST: Shape(400, INVALID_REQUEST, "The body is not a valid JSON-RPC message"),
     Reason.INVALID_PARAMS: Shape(400, INVALID_PARAMS, "Invalid params"),

@@ -46,18 +46,3 @@ class Authority(Protocol):
     def give_back(self, returned: Sequence[Returned]) -> None:
         """Put unspent tokens back, at best: what gets lost on the way counts as spent."""
         ...
-
-
-class Places(Protocol):
-    """Requests in progress by identity, counted over everyone who shares the limit."""
-
-    def take_place(self, key: str, limit: int) -> bool | Deferred[bool]:
-        """Take one of ``limit`` places if there is one; plain when nothing has to be waited for.
-
-        Errbacks with `Unreachable` when it cannot be told; then no place was taken.
-        """
-        ...
-
-    def give_place(self, key: str) -> None:
-        """Give one place back; every place that was taken is given back once."""
-        ...

@@ -23,7 +23,10 @@ class Grant(Struct, frozen=True):
 
 
 class Limiter(Protocol):
-    """Token buckets by key. A plain Grant is answered when nothing has to be waited for."""
+    """Token buckets by key. A plain Grant is answered when nothing has to be waited for.
+
+    Both methods raise, or errback with, `Refused` where a decision cannot be had.
+    """
 
     def take(self, key: str, rate: Rate, cost: float = 1.0) -> Grant | Deferred[Grant]:
         """Spend ``cost`` tokens of ``key``'s bucket if they are there."""
@@ -31,4 +34,19 @@ class Limiter(Protocol):
 
     def peek(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
         """Tell whether one token is there, without spending it."""
+        ...
+
+
+class Places(Protocol):
+    """Requests in progress by identity, counted over everyone who shares the limit."""
+
+    def take_place(self, key: str, limit: int) -> bool | Deferred[bool]:
+        """Take one of ``limit`` places if there is one; plain when nothing has to be waited for.
+
+        Raises, or errbacks with, `Refused` when it cannot be told; then none was taken.
+        """
+        ...
+
+    def give_place(self, key: str) -> None:
+        """Give one place back; each that was taken is given back once."""
         ...
