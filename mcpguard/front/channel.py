@@ -6,20 +6,19 @@ its body: so there is one path on which answers leave.
 """
 
 import math
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import ITCPTransport
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from mcpguard.errors import Reason, Refusal
-from mcpguard.front.addresses import address_of
+from mcpguard.front.connection import Connection, Phase
 from mcpguard.front.head import Garbage, Head, HeadReader
-from mcpguard.front.outlet import phrase
+from mcpguard.front.outlet import PacedOutlet, phrase
 from mcpguard.front.request import BODIES_FULL
 
 if TYPE_CHECKING:
+    from mcpguard.front.fast_channel import FastChannel
     from mcpguard.front.site import GuardSite
 
 _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n") | frozenset(
@@ -28,78 +27,59 @@ _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n") | frozenset(
 """What a request can start with; a TLS hello on a plain port, for one, does not."""
 
 
-class Phase(Enum):
-    """Where a connection is in the life of a request."""
-
-    WAITING = "waiting"
-    """For the first byte of the next request."""
-    HEAD = "head"
-    BODY = "body"
-    ANSWERING = "answering"
-    CLOSING = "closing"
-    """Nothing that arrives counts any more."""
-
-
-class GuardChannel(HTTPChannel):
+class GuardChannel(HTTPChannel, Connection):
     """The connection of one client."""
 
     transport: Any
-    """TCP or TLS over TCP; in tests a string."""
 
     def __init__(self, site: "GuardSite") -> None:
-        super().__init__()
-        self._guard = site
-        self._limits = site.limits
+        HTTPChannel.__init__(self)
+        Connection.__init__(self, site)
         # Twisted keeps caps of its own behind ours; they only have to be no smaller.
         self.MAX_LENGTH = site.limits.header_bytes
         self.totalHeadersSize = site.limits.header_bytes
         self.maxHeaders = site.limits.header_count
         self._reader = self._new_reader()
-        self.phase = Phase.WAITING
-        self.peer = ""
-        self._due = site.reactor.seconds() + site.limits.head_secs
-        self._congested_since: float | None = None
-        self._draining = False
         self._refused_unread = False
 
     @property
-    def congested(self) -> bool:
-        """True while the client leaves more unread than the transport buffers."""
-        return self._congested_since is not None
-
-    @property
-    def congested_since(self) -> float:
-        """When the client has read everything for the last time; infinity when it has just now."""
-        return math.inf if self._congested_since is None else self._congested_since
-
-    def drop_answer(self) -> None:
-        """Cut the connection if any of an answer waits for this client."""
-        if self.requests and self.requests[0].outlet.held:
-            self.requests[0].outlet.cut("slow_reader")
+    def outlet(self) -> PacedOutlet | None:  # type: ignore[override]
+        """Of the first request that has no answer yet."""
+        return self.requests[0].outlet if self.requests else None
 
     # -- the connection's life
 
     def connectionMade(self) -> None:
         """Enter the site's registry, or be dropped at once when it is full or draining."""
         super().connectionMade()
-        self.peer = address_of(self.transport.getPeer())
-        if self._over_tcp():
-            self.transport.setTcpKeepAlive(True)
-        word = self._guard.admit(self)
-        if word:
-            self.abort(word)
+        self._begin()
+
+    def take_over(self, other: "FastChannel", data: bytes, body: bytes) -> None:
+        """Go on with the connection of another channel, which no answer is pending on.
+
+        ``data`` starts with the first byte of a request; ``body`` is what came of its body when
+        ``other`` has read the head already. The deadlines that run go on: no client gains time
+        by being passed on.
+        """
+        self.transport, self.peer, self.connected = other.transport, other.peer, 1
+        self._draining = other.draining
+        super().connectionMade()
+        if other.congested:
+            self._congested_since = other.congested_since
+            super().pauseProducing()
+        self._guard.replace(other, self)
+        if other.phase is Phase.HEAD:
+            self.phase, self._due = Phase.HEAD, other.due
+        self.dataReceived(data)
+        if other.phase is Phase.BODY and self.phase is Phase.BODY:
+            self._due = other.due
+        self.dataReceived(body)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Leave the registry and let the requests know."""
         self.phase = Phase.CLOSING
         self._guard.forget(self)
         super().connectionLost(reason)
-
-    def abort(self, word: str) -> None:
-        """Drop the connection with whatever is unsent; ``word`` goes to the counter."""
-        self.phase = Phase.CLOSING
-        self._guard.on_dropped(word)
-        self.transport.abortConnection()
 
     def loseConnection(self) -> None:
         """Close once everything is sent; after `Limits.linger_secs` anyway.
@@ -112,57 +92,23 @@ class GuardChannel(HTTPChannel):
             return
         unread = self.phase is Phase.HEAD or self._refused_unread
         self._enter(Phase.CLOSING, self._limits.linger_secs)
-        if unread and self._over_tcp() and not self.isSecure():
+        if unread and self._over_tcp() and not self._over_tls():
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
         else:
             super().loseConnection()
 
-    def drain(self) -> None:
-        """Take no further request: close when idle, after the present answer otherwise."""
-        self._draining = True
-        if self.phase is Phase.WAITING:
-            self.loseConnection()
-        elif self.phase in (Phase.BODY, Phase.ANSWERING):
-            # Not before: Twisted drops a request whose first line finds the flag down.
-            self.persistent = False
-        if self.phase is Phase.ANSWERING:
-            self.requests[0].outlet.end_standing_stream()
-
-    def _over_tcp(self) -> bool:
-        return bool(ITCPTransport.providedBy(self.transport))
-
-    # -- deadlines, looked at by the site's sweep
-
-    def check(self, now: float) -> None:
-        """Enforce what is due at ``now``: deadlines, stalled readers, keep-alive comments."""
-        if self._congested_since is not None and self.phase is not Phase.CLOSING:
-            if now - self._congested_since >= self._limits.stall_secs:
-                self.abort("slow_reader")
-                return
-        elif self.phase is Phase.ANSWERING:
-            self.requests[0].outlet.beat(now)
-        if now >= self._due:
-            self._expire()
-
-    def _enter(self, phase: Phase, seconds: float) -> None:
-        self.phase = phase
-        self._due = self._guard.reactor.seconds() + seconds
-
     def _expire(self) -> None:
-        if self.phase is Phase.WAITING:
-            self.loseConnection()
-        elif self.phase is Phase.HEAD:
+        if self.phase is Phase.HEAD:
             self._turn_away(Garbage(408, "slow_head"))
         elif self.phase is Phase.BODY:
             self.refuse_unread(Refusal(Reason.SLOW_REQUEST))
         else:
-            self.transport.abortConnection()
+            super()._expire()
 
     def pauseProducing(self) -> None:
         """Note since when the client leaves the transport's buffer full."""
-        if self._congested_since is None:
-            self._congested_since = self._guard.reactor.seconds()
+        self._note_congestion()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:

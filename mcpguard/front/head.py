@@ -152,6 +152,11 @@ class HeadReader:
         )
 
 
+def valid_host(values: tuple[str, ...]) -> bool:
+    """Tell whether these values of the Host field are one valid host."""
+    return not _host_fault(values)
+
+
 def _host_fault(values: tuple[str, ...]) -> str:
     """RFC 9112, 3.2; in HTTP/1.0 too, because the Host rule needs it."""
     if not values:

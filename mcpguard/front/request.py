@@ -8,9 +8,9 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
 from mcpguard.errors import Reason, Refusal
-from mcpguard.front.exchange import Incoming
+from mcpguard.front.exchange import Gate, Incoming
 from mcpguard.front.head import Head, plain_path
-from mcpguard.front.outlet import RequestOutlet
+from mcpguard.front.outlet import PacedOutlet, RequestOutlet
 
 if TYPE_CHECKING:
     from mcpguard.front.channel import GuardChannel
@@ -153,19 +153,24 @@ class GuardRequest(Request):
         return Refusal(Reason.NOT_FOUND, "Not found: the path ends in /" if ends_in_slash else "")
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Fail closed after an error of our own: a plain 500, or a cut connection."""
-        _log.failure(
-            "Request {request_id} failed in the front",
-            failure=reason,
-            request_id=self.outlet.request_id,
-        )
-        if not self.outlet.begun:
-            try:
-                self.refuse(Refusal(Reason.INTERNAL))
-            except Exception:
-                _log.failure("The refusal failed as well")
-        if not self.outlet.begun:
-            self.outlet.answer(500, (), b"")
-        elif not self.outlet.complete:
-            self.outlet.cut("failed")
+        """Fail closed after an error of our own."""
+        fail_closed(self._guard.gate, getattr(self, "incoming", None), self.outlet, reason)
         return reason
+
+
+def fail_closed(
+    gate: Gate, incoming: Incoming | None, outlet: PacedOutlet, reason: Failure
+) -> None:
+    """After an error of our own: a plain 500, or a cut connection; never raises."""
+    _log.failure(
+        "Request {request_id} failed in the front", failure=reason, request_id=outlet.request_id
+    )
+    if not outlet.begun and incoming is not None:
+        try:
+            gate.refuse(incoming, Refusal(Reason.INTERNAL), outlet)
+        except Exception:
+            _log.failure("The refusal failed as well")
+    if not outlet.begun:
+        outlet.answer(500, (), b"")
+    elif not outlet.complete:
+        outlet.cut("failed")

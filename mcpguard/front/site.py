@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
@@ -13,8 +13,12 @@ from twisted.web.server import Site
 
 from mcpguard.front.bounds import Budget, Limits
 from mcpguard.front.channel import GuardChannel
+from mcpguard.front.connection import Connection
 from mcpguard.front.cors import Cors
-from mcpguard.front.exchange import Gate
+from mcpguard.front.exchange import Corridor, Gate
+from mcpguard.front.fast_channel import FastChannel
+from mcpguard.front.fast_head import MAX_FAST_HEAD, FastHeads
+from mcpguard.front.fast_outlet import HeadLines
 from mcpguard.front.request import GuardRequest
 from mcpguard.policy.addresses import address_block
 
@@ -37,6 +41,10 @@ DROP_WORDS = frozenset(
 
 _SWEEP_SECS = 0.5
 """How often deadlines are looked at: the most by which one is late."""
+_MAX_KEPT_HEADS = 512
+_MAX_KEPT_HEAD = 2_048
+_KEPT_HEADS_SECS = 30.0
+"""Heads of requests are remembered for at most twice as long."""
 
 
 class GuardSite(Site):
@@ -51,6 +59,8 @@ class GuardSite(Site):
         cors: the rules for browsers on other origins; None refuses preflights.
         new_id: mints request ids.
         on_dropped: told one of `DROP_WORDS` for what never became a request.
+        corridor: where canonical POSTs to MCP paths go without passing the routes, which must
+            lead there as well; None for a listener that has no MCP paths.
     """
 
     requestFactory = GuardRequest
@@ -66,6 +76,7 @@ class GuardSite(Site):
         cors: Cors | None,
         new_id: Callable[[], str],
         on_dropped: Callable[[str], None],
+        corridor: Corridor | None = None,
     ) -> None:
         # Twisted reads the Content-Type of every POST with the email package unless told not to.
         super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
@@ -81,13 +92,37 @@ class GuardSite(Site):
         self.cors = cors
         self.new_id = new_id
         self.on_dropped = on_dropped
-        self._channels: set[GuardChannel] = set()
+        self.heads = FastHeads(
+            max_head=min(MAX_FAST_HEAD, limits.header_bytes),
+            max_fields=limits.header_count,
+            max_kept=_MAX_KEPT_HEADS,
+            max_kept_bytes=_MAX_KEPT_HEAD,
+        )
+        self.lines = HeadLines()
+        self.is_elsewhere: Callable[[str], bool] = _never
+        """Whether the session with this id belongs to another process."""
+        self._corridor = corridor
+        self._heads_age_at = 0.0
+        self._channels: set[Connection] = set()
         self._per_address: Counter[str] = Counter()
         self._sweeping: IDelayedCall | None = None
         self._drains: list[Deferred[int]] = []
         self._draining = False
         self._aborted = 0
         self._date = (0, b"")
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Give a new connection its channel."""
+        if self._corridor is None:
+            return self.general_channel()
+        channel = FastChannel(self, self._corridor)
+        channel.factory = self
+        return channel
+
+    def general_channel(self) -> GuardChannel:
+        """A channel that serves whatever HTTP/1.1 has."""
+        channel: GuardChannel = super().buildProtocol(None)
+        return channel
 
     def acceptableProtocols(self) -> list[bytes]:
         """Pin ALPN: under HTTP/2 the client's certificate is out of reach of a request."""
@@ -113,7 +148,7 @@ class GuardSite(Site):
         """How many are open."""
         return len(self._channels)
 
-    def admit(self, channel: GuardChannel) -> str:
+    def admit(self, channel: Connection) -> str:
         """Register a connection; gives the word of refusal when it may not stay."""
         if self._draining:
             return "draining"
@@ -128,7 +163,7 @@ class GuardSite(Site):
             self._sweeping = self.reactor.callLater(_SWEEP_SECS, self._sweep)
         return ""
 
-    def forget(self, channel: GuardChannel) -> None:
+    def forget(self, channel: Connection) -> None:
         """Take a lost connection out of the registry."""
         if channel not in self._channels:
             return
@@ -138,7 +173,14 @@ class GuardSite(Site):
         if not self._per_address[block]:
             del self._per_address[block]
         if not self._channels:
+            self._forget_heads()
             self._finish_drain()
+
+    def replace(self, old: Connection, new: Connection) -> None:
+        """Put the channel that goes on with a connection in the place of the one that had it."""
+        if old in self._channels:
+            self._channels.remove(old)
+            self._channels.add(new)
 
     def relieve(self) -> None:
         """Drop clients that do not read until the answers that wait are within their bound."""
@@ -174,6 +216,10 @@ class GuardSite(Site):
             self._aborted += 1
             channel.abort("drain_limit")
 
+    def _forget_heads(self) -> None:
+        self.heads.age()
+        self.heads.age()
+
     def _finish_drain(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -185,12 +231,19 @@ class GuardSite(Site):
     def _sweep(self) -> None:
         self._sweeping = self.reactor.callLater(_SWEEP_SECS, self._sweep)
         now = self.reactor.seconds()
+        if now >= self._heads_age_at:
+            self._heads_age_at = now + _KEPT_HEADS_SECS
+            self.heads.age()
         for channel in tuple(self._channels):
             try:
                 channel.check(now)
             except Exception:
                 _log.failure("A connection's deadlines could not be checked")
                 channel.abort("failed")
+
+
+def _never(session_id: str) -> bool:
+    return False
 
 
 def _cancel(result: int, call: IDelayedCall) -> int:

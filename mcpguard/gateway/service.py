@@ -216,6 +216,7 @@ class Gateway(Service):
             cors=Cors(server.cors) if server.cors.enabled else None,
             new_id=new_id,
             on_dropped=self._dropped,
+            corridor=self.pipeline,
         )
         self._operator_site: GuardSite | None = None
         if settings.admin is not None:

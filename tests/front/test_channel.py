@@ -2,7 +2,7 @@
 
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -386,7 +386,11 @@ class Garbage(SynchronousTestCase):
         client = Listener().ask(SOUND + b"oh no\r\n")
         self.assertEqual([one.status for one in client.answers("POST GET")], [200, 400])
 
-    @settings(max_examples=150, deadline=None)
+    @settings(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
     @given(st.data())
     def test_any_stream(self, data: st.DataObject) -> None:
         """Whatever comes, in whatever pieces: nothing raises, what is kept is bounded.
@@ -433,7 +437,7 @@ class TwoParsers(SynchronousTestCase):
 
     def test_both_must_agree(self) -> None:
         """A head that only Twisted refuses is refused, and no line of it is read further."""
-        listener = Listener()
+        listener = Listener(fast=False)
         client = listener.connect()
         client.channel.maxHeaders = 1
         client.send(request("POST /mcp", "X: y", "Content-Length: 3") + b"abc" + SOUND)

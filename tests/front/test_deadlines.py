@@ -331,7 +331,7 @@ class TheSite(SynchronousTestCase):
         """An error in one connection's check drops that one; the others keep their deadlines."""
         listener = Listener()
         broken, other = listener.connect(), listener.connect()
-        broken.channel.check = None  # type: ignore[method-assign,assignment]
+        broken.channel.check = None
         listener.pass_time(11)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertTrue(broken.transport.aborted)

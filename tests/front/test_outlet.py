@@ -1,6 +1,6 @@
 """Answers on their way out."""
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -272,7 +272,11 @@ class Streams(AnOutlet):
         self.outlet.finish()
         self.assertEqual((self.outlet.gone, calls), (True, [1]))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
     @given(st.lists(st.integers(0, 200_000) | st.just(-1), max_size=25))
     def test_all_or_gone(self, steps: list[int]) -> None:
         """Whatever is written and read in whatever order arrives whole and in order, or is cut.

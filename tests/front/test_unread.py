@@ -1,6 +1,6 @@
 """What all answers of a listener that nobody reads may take up together."""
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -88,7 +88,11 @@ class UnreadTogether(SynchronousTestCase):
         other.answer(200, (), b"x" * 600_000)
         self.assertLessEqual(self.held, 1_000_000)
 
-    @settings(deadline=None, max_examples=40)
+    @settings(
+        max_examples=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
     @given(
         st.lists(
             st.tuples(st.integers(0, 5), st.sampled_from(["write", "read", "leave"])), max_size=60

@@ -3,6 +3,7 @@
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any
+from unittest import TestResult
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.address import IPv4Address
@@ -11,11 +12,11 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase as TestCase
 from zope.interface import implementer
 
 from mcpguard.config.settings import CorsSettings
 from mcpguard.front.bounds import Limits
-from mcpguard.front.channel import GuardChannel
 from mcpguard.front.cors import Cors
 from mcpguard.front.operator import Vitals
 from mcpguard.front.routes import ClientRoutes, PageAccess
@@ -38,6 +39,20 @@ SMALL = Limits(
     answer_bytes_total=10_000_000,
     keepalive_secs=15,
 )
+_FAST = [False]
+
+
+class ByFastChannel(TestCase):
+    """Before another case: its listeners have the fast channel."""
+
+    def run(self, result: TestResult | None = None) -> TestResult | None:
+        """Run one test."""
+        _FAST.append(True)
+        self.addCleanup(_FAST.pop)
+        outcome: TestResult | None = super().run(result)
+        return outcome
+
+
 FULL = 65_536
 """Bytes a real transport buffers before it tells its producer to pause."""
 
@@ -94,7 +109,7 @@ class WireTransport(StringTransport):
         self.half_closed = False
         self.aborted = False
         self.lost = False
-        self.channel: GuardChannel | None = None
+        self.channel: Any = None
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Note the option."""
@@ -157,13 +172,19 @@ class Client:
     """One connection."""
 
     transport: WireTransport
-    channel: GuardChannel
+    protocol: Any
+    """What the transport tells of bytes and the end."""
+
+    @property
+    def channel(self) -> Any:
+        """What serves the connection now."""
+        return self.protocol.dataReceived.__self__
 
     def send(self, data: bytes) -> None:
         """Deliver bytes, as TCP would: not when reading is paused or the connection is lost."""
         assert self.transport.producerState != "paused", "the gateway does not read now"
         if not self.transport.lost:
-            self.channel.dataReceived(data)
+            self.protocol.dataReceived(data)
 
     def received(self) -> bytes:
         """Everything the gateway wrote so far."""
@@ -199,6 +220,8 @@ class Listener:
     cors: CorsSettings | None = None
     access: PageAccess = PageAccess.OPEN
     ready: tuple[bool, str] = (True, "")
+    fast: bool = field(factory=lambda: _FAST[-1])
+    """Whether canonical POSTs are served by the fast channel."""
     dropped: list[str] = field(factory=list)
     site: GuardSite = field(init=False)
 
@@ -213,6 +236,7 @@ class Listener:
             cors=Cors(self.cors) if self.cors is not None else None,
             new_id=lambda: f"request-{next(ids)}",
             on_dropped=self.dropped.append,
+            corridor=self.corridor if self.fast else None,
         )
 
     def vitals(self) -> Vitals:
@@ -231,7 +255,6 @@ class Listener:
         """Open a connection."""
         transport = WireTransport(self.clock, peer)
         channel = self.site.buildProtocol(None)
-        assert isinstance(channel, GuardChannel)
         transport.channel = channel
         channel.makeConnection(transport)
         return Client(transport, channel)

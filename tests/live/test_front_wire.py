@@ -116,6 +116,7 @@ class RealSockets(TestCase):
             cors=None,
             new_id=lambda: str(next(ids)),
             on_dropped=self.dropped.append,
+            corridor=self.corridor,
         )
         self.port = self.listen()
         self.addCleanup(self.close)

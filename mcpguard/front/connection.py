@@ -1,0 +1,132 @@
+"""What every client connection has, whichever channel serves it: deadlines and a way to end."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+
+from mcpguard.front.addresses import address_of
+
+if TYPE_CHECKING:
+    from mcpguard.front.outlet import PacedOutlet
+    from mcpguard.front.site import GuardSite
+
+
+class Phase(Enum):
+    """Where a connection is in the life of a request."""
+
+    WAITING = "waiting"
+    """For the first byte of the next request."""
+    HEAD = "head"
+    BODY = "body"
+    ANSWERING = "answering"
+    CLOSING = "closing"
+    """Nothing that arrives counts any more."""
+
+
+class Connection:
+    """One entry in the registry of a `GuardSite`; the base of its channels."""
+
+    transport: Any
+    """TCP or TLS over TCP; in tests a string."""
+    persistent: Any
+    """False when the present answer is the connection's last."""
+    outlet: "PacedOutlet | None"
+    """Of the request being answered."""
+    loseConnection: Callable[[], None]
+    """Close once everything is sent; after `Limits.linger_secs` anyway."""
+
+    def __init__(self, site: "GuardSite") -> None:
+        self._guard = site
+        self._limits = site.limits
+        self.phase = Phase.WAITING
+        self.peer = ""
+        self._due = site.reactor.seconds() + site.limits.head_secs
+        self._congested_since: float | None = None
+        self._draining = False
+
+    @property
+    def due(self) -> float:
+        """When the present phase has taken too long, by the site's clock."""
+        return self._due
+
+    @property
+    def draining(self) -> bool:
+        """True once no further request is taken."""
+        return self._draining
+
+    @property
+    def congested(self) -> bool:
+        """True while the client leaves more unread than the transport buffers."""
+        return self._congested_since is not None
+
+    @property
+    def congested_since(self) -> float:
+        """When the client has read everything for the last time; infinity when it has just now."""
+        return math.inf if self._congested_since is None else self._congested_since
+
+    def drop_answer(self) -> None:
+        """Cut the connection if any of an answer waits for this client."""
+        if self.outlet is not None and self.outlet.held:
+            self.outlet.cut("slow_reader")
+
+    def abort(self, word: str) -> None:
+        """Drop the connection with whatever is unsent; ``word`` goes to the counter."""
+        self.phase = Phase.CLOSING
+        self._guard.on_dropped(word)
+        self.transport.abortConnection()
+
+    def drain(self) -> None:
+        """Take no further request: close when idle, after the present answer otherwise."""
+        self._draining = True
+        if self.phase is Phase.WAITING:
+            self.loseConnection()
+        elif self.phase in (Phase.BODY, Phase.ANSWERING):
+            # Not before: Twisted drops a request whose first line finds the flag down.
+            self.persistent = False
+        if self.phase is Phase.ANSWERING and self.outlet is not None:
+            self.outlet.end_standing_stream()
+
+    def check(self, now: float) -> None:
+        """Enforce what is due at ``now``: deadlines, stalled readers, keep-alive comments."""
+        if self._congested_since is not None and self.phase is not Phase.CLOSING:
+            if now - self._congested_since >= self._limits.stall_secs:
+                self.abort("slow_reader")
+                return
+        elif self.phase is Phase.ANSWERING and self.outlet is not None:
+            self.outlet.beat(now)
+        if now >= self._due:
+            self._expire()
+
+    def _expire(self) -> None:
+        """The phase has taken too long; what a channel does about a slow request is its own."""
+        if self.phase is Phase.WAITING:
+            self.loseConnection()
+        else:
+            self.transport.abortConnection()
+
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        self.phase = phase
+        self._due = self._guard.reactor.seconds() + seconds
+
+    def _begin(self) -> None:
+        """Enter the site's registry, or be dropped at once when it is full or draining."""
+        self.peer = address_of(self.transport.getPeer())
+        if self._over_tcp():
+            self.transport.setTcpKeepAlive(True)
+        word = self._guard.admit(self)
+        if word:
+            self.abort(word)
+
+    def _note_congestion(self) -> None:
+        """Note since when the client leaves the transport's buffer full."""
+        if self._congested_since is None:
+            self._congested_since = self._guard.reactor.seconds()
+
+    def _over_tcp(self) -> bool:
+        return bool(ITCPTransport.providedBy(self.transport))
+
+    def _over_tls(self) -> bool:
+        return ISSLTransport(self.transport, None) is not None
