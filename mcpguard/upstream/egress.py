@@ -8,12 +8,11 @@ Twisted 26.10). Nothing here follows a redirect, reads proxy variables or decomp
 
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -25,14 +24,11 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IResolutionReceiver,
     IStreamClientEndpoint,
-    ITCPTransport,
 )
-from twisted.internet.protocol import connectionDone
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
+from twisted.web.client import URI
+from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from mcpguard.policy.addresses import allowed_to_dial
@@ -40,10 +36,6 @@ from mcpguard.policy.addresses import allowed_to_dial
 
 class DialRefused(Exception):
     """The egress rules forbid the address; the text is for the log."""
-
-
-class HeadTooLarge(Exception):
-    """A server sent more bytes of status line and headers than an answer may have."""
 
 
 @implementer(IResolutionReceiver)
@@ -141,161 +133,61 @@ class _VettedReactor:
         raise NotImplementedError("the vetted resolver stays")
 
 
-class _BoundedConnection(ProtocolWrapper):
-    """A client connection that is cut when a response head grows too large.
+class Endpoint(Protocol):
+    """Where connections to one server are opened."""
 
-    `HTTPClientParser` bounds each header line (16 384 bytes) but not their number, nor interim
-    (1xx) heads. It pauses its transport when a head is complete and resumes it when a response
-    is, which is how this layer knows without parsing anything itself.
-
-    Losing the connection is always aborting it: a client that gives a response up has nothing
-    to flush, and over TLS a polite close would wait for a peer that may be stalled.
-    """
-
-    def __init__(
-        self, factory: "WrappingFactory[_BoundedConnection]", wrappedProtocol: IProtocol
-    ) -> None:
-        super().__init__(factory, wrappedProtocol)
-        self._max_head_bytes = factory.max_head_bytes  # type: ignore[attr-defined]
-        self._head_bytes: int | None = None
-        self._too_large = False
-
-    def makeConnection(self, transport: Any) -> None:
-        if ITCPTransport.providedBy(transport):
-            # A server that vanished without a FIN leaves an endless stream open for ever otherwise.
-            transport.setTcpKeepAlive(True)
-        super().makeConnection(transport)
-
-    def write(self, data: bytes) -> None:
-        self._head_bytes = 0
-        super().write(data)
-
-    def writeSequence(self, data: Sequence[bytes]) -> None:
-        self._head_bytes = 0
-        super().writeSequence(data)
-
-    def pauseProducing(self) -> None:
-        self._head_bytes = None
-        self.transport.pauseProducing()  # type: ignore[union-attr]
-
-    def resumeProducing(self) -> None:
-        if self.disconnecting:
-            # The rest of the response came in the very chunk in which it was given up, and the
-            # HTTP protocol is about to put this connection into the pool: it would be dead there
-            # with the reactor's next turn, together with the next request.
-            raise ConnectionAborted
-        self._head_bytes = None
-        self.transport.resumeProducing()  # type: ignore[union-attr]
-
-    def loseConnection(self) -> None:
-        self.disconnecting = 1
-        self.transport.abortConnection()  # type: ignore[union-attr]
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._head_bytes == 0 and data.startswith(b"HTTP/1.0 ") and b"\n" in data:
-            # Its server closes the connection now (RFC 9112 9.3). Twisted keeps it for the next
-            # request, which is lost then, unless the answer says so.
-            status, _, rest = data.partition(b"\n")
-            data = status + b"\nConnection: close\r\n" + rest
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        super().dataReceived(data)
-        # The parser has had it: still no complete head means all of it was head.
-        if self._head_bytes is not None and self._head_bytes > self._max_head_bytes:
-            self._head_bytes = None
-            self._too_large = True
-            self.transport.abortConnection()  # type: ignore[union-attr]
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(Failure(HeadTooLarge()) if self._too_large else reason)
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Open one; fires when it is there, errbacks with whatever went wrong."""
+        ...
 
 
-class _BoundedFactory(WrappingFactory[_BoundedConnection]):
+class _ClientTls(TLSMemoryBIOFactory):
+    """TLS without a buffer of its own: a request is one write, which must not wait for a turn."""
+
     noisy = False
-    protocol = _BoundedConnection
-
-    def __init__(self, wrappedFactory: IProtocolFactory, max_head_bytes: int) -> None:
-        super().__init__(wrappedFactory)
-        # The pool's factory would log its start and stop for every connection.
-        wrappedFactory.noisy = False  # type: ignore[attr-defined]
-        self.max_head_bytes = max_head_bytes
+    protocol = TLSMemoryBIOProtocol
 
 
 @implementer(IStreamClientEndpoint)
 @define(eq=False, repr=False)
-class _VettedEndpoint:
-    """One place to connect to, by the egress rules."""
-
-    endpoints: "VettedEndpoints"
-    uri: URI
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        rules = self.endpoints
-        resolver = VettedResolver(
-            rules.reactor.nameResolver,
-            allow_private=rules.allow_private,
-            max_addresses=rules.max_addresses,
-        )
-        endpoint = HostnameEndpoint(
-            _VettedReactor(rules.reactor, resolver),
-            self.uri.host,
-            self.uri.port,
-            timeout=rules.connect_timeout,
-        )
-        factory: Any = _BoundedFactory(protocolFactory, rules.max_head_bytes)
-        if self.uri.scheme == b"https":
-            creator = rules.policy.creatorForNetloc(self.uri.host, self.uri.port)
-            factory = TLSMemoryBIOFactory(creator, True, factory, rules.reactor)
-
-        def unwrap(connection: Any) -> IProtocol:
-            # The pool and the agent want the HTTP protocol itself, as its factory made it.
-            while isinstance(connection, ProtocolWrapper):
-                connection = connection.wrappedProtocol
-            protocol: IProtocol = connection
-            return protocol
-
-        def explain(failure: Failure) -> Failure:
-            return failure if resolver.refusal is None else Failure(DialRefused(resolver.refusal))
-
-        return endpoint.connect(factory).addCallbacks(unwrap, explain)
-
-
-@implementer(IAgentEndpointFactory)
-@define(eq=False, repr=False)
-class VettedEndpoints:
-    """Makes the agent's endpoints.
+class VettedEndpoint:
+    """The server of one http or https URL, dialled by the egress rules.
 
     ``connect_timeout`` in seconds, for each address of a name; ``max_addresses`` of a name are
-    looked at and dialled, the others do not exist; ``policy`` verifies https servers.
+    looked at and dialled, the others do not exist; ``policy`` verifies an https server. Raises
+    ValueError for any other scheme.
     """
 
     reactor: Any
+    url: str = field(repr=False)
     policy: IPolicyForHTTPS = field(kw_only=True)
     allow_private: bool = field(kw_only=True)
     connect_timeout: float = field(kw_only=True)
     max_addresses: int = field(kw_only=True)
-    max_head_bytes: int = field(kw_only=True)
+    _uri: URI = field(init=False)
 
-    def endpointForURI(self, uri: URI) -> _VettedEndpoint:
-        """The endpoint of an http or https URL; ValueError for any other scheme."""
-        if uri.scheme not in (b"http", b"https"):
+    def __attrs_post_init__(self) -> None:
+        self._uri = URI.fromBytes(self.url.encode("ascii"))
+        if self._uri.scheme not in (b"http", b"https"):
             raise ValueError("only http and https URLs are dialled")
-        return _VettedEndpoint(self, uri)
 
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint`; errbacks with `DialRefused` when the rules forbid it."""
+        resolver = VettedResolver(
+            self.reactor.nameResolver,
+            allow_private=self.allow_private,
+            max_addresses=self.max_addresses,
+        )
+        host, port = self._uri.host, self._uri.port
+        endpoint = HostnameEndpoint(
+            _VettedReactor(self.reactor, resolver), host, port, timeout=self.connect_timeout
+        )
+        factory: Any = protocolFactory
+        if self._uri.scheme == b"https":
+            creator = self.policy.creatorForNetloc(host, port)
+            factory = _ClientTls(creator, True, factory, self.reactor)
 
-def connection_pool(reactor: Any, *, idle_secs: int, max_idle: int) -> HTTPConnectionPool:
-    """A pool of persistent connections to one server.
+        def explain(failure: Failure) -> Failure:
+            return failure if resolver.refusal is None else Failure(DialRefused(resolver.refusal))
 
-    It never resends: a request of which a byte was written may have been executed.
-    """
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool.retryAutomatically = False
-    pool.maxPersistentPerHost = max_idle
-    pool.cachedConnectionTimeout = idle_secs
-    return pool
-
-
-def egress_agent(reactor: Any, endpoints: VettedEndpoints, pool: HTTPConnectionPool) -> Agent:
-    """The agent every request to one server goes through."""
-    agent: Agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
-    return agent
+        return endpoint.connect(factory).addErrback(explain)

@@ -50,6 +50,11 @@ class Target:
             raise ValueError("the URL must not end in an empty query")
         return cls(parts.scheme, host, parts.path or "/", parts.query)
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, as every URL of it begins."""
+        return f"{self.scheme}://{self.netloc}"
+
     def url(self, path: str = "") -> str:
         """The URL with ``path`` (empty, or ``/segment…``) behind its own path, the query kept.
 
@@ -61,4 +66,4 @@ class Target:
                 raise ValueError("a path that cannot be passed on")
             whole = self.path.rstrip("/") + path
         query = f"?{self.query}" if self.query else ""
-        return f"{self.scheme}://{self.netloc}{whole}{query}"
+        return f"{self.origin}{whole}{query}"

@@ -16,10 +16,11 @@ from mcpguard.config.settings import UpstreamSettings
 from mcpguard.errors import ConfigurationError, Reason
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.protocol.jsonrpc import Bounds
-from mcpguard.upstream.agent_wire import AgentWire
 from mcpguard.upstream.correlation import PROGRESS_BURST, PROGRESS_INTERVAL, Correlator
 from mcpguard.upstream.doubts import Doubts
-from mcpguard.upstream.egress import VettedEndpoints, connection_pool, egress_agent
+from mcpguard.upstream.egress import VettedEndpoint
+from mcpguard.upstream.http1_answer import AnswerBounds
+from mcpguard.upstream.http1_wire import Http1Wire, WireBounds
 from mcpguard.upstream.http_reader import ReaderBounds
 from mcpguard.upstream.http_remote import HttpBounds, Remote
 from mcpguard.upstream.http_vigil import Vigil, VigilBounds
@@ -33,10 +34,19 @@ log = Logger()
 CONNECT_SECS = 10.0
 # uvicorn and Node close idle connections after 5 s; a request written into that closing is lost,
 # because nothing is ever sent twice.
-IDLE_SECS = 4
-MAX_IDLE = 32
+IDLE_SECS = 4.0
+MAX_IDLE = 128
 MAX_ADDRESSES = 16
-MAX_HEAD_BYTES = 65_536
+# Beyond the running requests and as many endless ones: what is told, what is asked anew, and
+# connections whose answers are read to their end.
+MORE_CONNECTIONS = 64
+# As many as there can be sessions: each has a stream of its own.
+MAX_STREAMS = 16_384
+MAX_WAITING = 1_024
+WAIT_SECS = 30.0
+ANSWER = AnswerBounds(max_head_bytes=65_536, max_chunk_line=256, max_trailer_bytes=8_192)
+MAX_HEADS = 512
+MAX_REMEMBERED_HEAD = 1_024
 MAX_DISCARDED = 65_536
 DISCARD_SECS = 2.0
 MAX_WORDS = 200
@@ -103,7 +113,9 @@ class UrlUpstream(ABC):
         self._clock: IReactorTime = reactor
         self._recorder = recorder
         target, headers = _checked(settings)
-        self._wire = wire or _agent_wire(settings, reactor, https or BrowserLikePolicyForHTTPS())
+        self._wire = wire or _http1_wire(
+            settings, target, reactor, https or BrowserLikePolicyForHTTPS()
+        )
         self._remote = Remote(
             name=settings.name,
             transport=settings.transport,
@@ -234,17 +246,31 @@ class UrlUpstream(ABC):
         return self._wire.close().addCallback(lambda _: deferLater(self._clock, 0))
 
 
-def _agent_wire(settings: UpstreamSettings, reactor: Any, https: IPolicyForHTTPS) -> AgentWire:
-    endpoints = VettedEndpoints(
+def _http1_wire(
+    settings: UpstreamSettings, target: Target, reactor: Any, https: IPolicyForHTTPS
+) -> Http1Wire:
+    endpoint = VettedEndpoint(
         reactor,
+        target.origin,
         policy=https,
         allow_private=settings.allow_private_networks,
         connect_timeout=CONNECT_SECS,
         max_addresses=MAX_ADDRESSES,
-        max_head_bytes=MAX_HEAD_BYTES,
     )
-    pool = connection_pool(reactor, idle_secs=IDLE_SECS, max_idle=MAX_IDLE)
-    return AgentWire(egress_agent(reactor, endpoints, pool), endpoints, pool.closeCachedConnections)
+    bounds = WireBounds(
+        max_connections=2 * settings.max_concurrency + MORE_CONNECTIONS,
+        max_streams=MAX_STREAMS,
+        max_waiting=MAX_WAITING,
+        wait_secs=WAIT_SECS,
+        max_idle=MAX_IDLE,
+        idle_secs=IDLE_SECS,
+        handshake_secs=CONNECT_SECS,
+        busy_secs=BOUNDS.busy_secs,
+        max_heads=MAX_HEADS,
+        max_remembered_head=MAX_REMEMBERED_HEAD,
+        answer=ANSWER,
+    )
+    return Http1Wire(target.origin, endpoint, reactor, bounds)
 
 
 def _checked(settings: UpstreamSettings) -> tuple[Target, Headers]:

@@ -1,7 +1,7 @@
 """The seam between the HTTP links and whatever carries their requests.
 
-Today that is Twisted's `Agent` (`upstream.agent_wire`). Nothing on the links' side knows more of
-the carrier than what stands here, so that a faster one can take its place.
+That is a pool of HTTP/1.1 connections (`upstream.http1_wire`). Nothing on the links' side knows
+more of the carrier than what stands here.
 """
 
 from collections.abc import Mapping, Sequence

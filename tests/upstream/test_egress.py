@@ -1,4 +1,4 @@
-"""Tests of dialling out, through the whole of `Agent` on a reactor in memory."""
+"""Tests of dialling out, through the whole wire on a reactor in memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from mcpguard.errors import Reason
-from mcpguard.upstream.agent_wire import AgentWire, explain
-from mcpguard.upstream.egress import DialRefused, VettedEndpoints, connection_pool, egress_agent
+from mcpguard.upstream.egress import DialRefused, VettedEndpoint
+from mcpguard.upstream.http1_answer import AnswerBounds
+from mcpguard.upstream.http1_failures import explain
+from mcpguard.upstream.http1_wire import Http1Wire, WireBounds
 from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.wire import Exchange, Head
 from tests.upstream.socket_doubles import SocketReactor
@@ -54,23 +56,42 @@ class EgressCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Build it."""
         self.reactor = SocketReactor(dict(self.table))
-        self.endpoints = VettedEndpoints(
-            self.reactor,
-            policy=BrowserLikePolicyForHTTPS(),
-            allow_private=self.allow_private,
-            connect_timeout=10.0,
-            max_addresses=4,
-            max_head_bytes=4096,
+        self.wires: dict[str, Http1Wire] = {}
+        self.bounds = WireBounds(
+            max_connections=8,
+            max_streams=4,
+            max_waiting=4,
+            wait_secs=20.0,
+            max_idle=self.max_idle,
+            idle_secs=4.0,
+            handshake_secs=10.0,
+            busy_secs=1.0,
+            max_heads=8,
+            max_remembered_head=1024,
+            answer=AnswerBounds(max_head_bytes=4096, max_chunk_line=64, max_trailer_bytes=256),
         )
-        self.pool = connection_pool(self.reactor, idle_secs=4, max_idle=self.max_idle)
-        agent = egress_agent(self.reactor, self.endpoints, self.pool)
-        self.wire = AgentWire(agent, self.endpoints, self.pool.closeCachedConnections)
+
+    def wire_to(self, url: str) -> Http1Wire:
+        """The wire to the server of a URL."""
+        scheme, _, rest = url.partition("://")
+        origin = f"{scheme}://{rest.partition('/')[0]}"
+        if origin not in self.wires:
+            endpoint = VettedEndpoint(
+                self.reactor,
+                origin,
+                policy=BrowserLikePolicyForHTTPS(),
+                allow_private=self.allow_private,
+                connect_timeout=10.0,
+                max_addresses=4,
+            )
+            self.wires[origin] = Http1Wire(origin, endpoint, self.reactor, self.bounds)
+        return self.wires[origin]
 
     def send(self, url: str, body: bytes | None = b"{}", **headers: str) -> tuple[Heard, Exchange]:
         """Send a request."""
         heard = Heard()
         method = "GET" if body is None else "POST"
-        return heard, self.wire.send(method, url, tuple(headers.items()), body, heard)
+        return heard, self.wire_to(url).send(method, url, tuple(headers.items()), body, heard)
 
     def turn(self) -> None:
         """Let the reactor go round."""
@@ -180,8 +201,26 @@ class VettingTests(EgressCase):
 
     def test_other_schemes(self) -> None:
         """Nothing but http and https is dialled."""
-        heard, _ = self.send("ftp://public.example/")
-        self.assertEqual(len(heard.failures), 1)
+        with self.assertRaises(ValueError):
+            self.wire_to("ftp://public.example/")
+
+    def test_other_origins(self) -> None:
+        """A wire carries nothing to another place than its own, however its name begins."""
+        wire = self.wire_to("http://public.example:81/")
+        for url in (
+            "http://public.example/",
+            "https://public.example:81/",
+            "http://public.example:812/",
+            "http://public.example:81.evil/",
+            "http://public.example:81@evil/",
+            "http://public.example:81",
+            "http://public.example:81/ HTTP/1.1\r\n",
+            "http://public.example:81/#x",
+        ):
+            heard = Heard()
+            exchange = wire.send("POST", url, (), b"{}", heard)
+            self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_FAILED, url)
+            self.assertFalse(exchange.sent)
         self.assertEqual(self.reactor.dialled, [])
 
     def test_https_is_wrapped(self) -> None:
@@ -518,13 +557,13 @@ class AbortTests(EgressCase):
 
 
 class ReachTests(EgressCase):
-    """`AgentWire.reach` and `close`."""
+    """`Http1Wire.reach` and `close`."""
 
     table = {"inside.example": ["10.0.0.5"]}
 
     def test_reached(self) -> None:
         """A connection is opened and closed, and nothing said."""
-        reaching = self.wire.reach("http://127.0.0.1:81/mcp")
+        reaching = self.wire_to("http://127.0.0.1:81").reach("http://127.0.0.1:81/mcp")
         self.assertNoResult(reaching)
         socket = self.reactor.accept()
         self.successResultOf(reaching)
@@ -533,11 +572,11 @@ class ReachTests(EgressCase):
 
     def test_not_reached(self) -> None:
         """A refusal is told as the failure it is; the egress rules hold here too."""
-        reaching = self.wire.reach("http://127.0.0.1:81/mcp")
+        reaching = self.wire_to("http://127.0.0.1:81").reach("http://127.0.0.1:81/mcp")
         self.reactor.refuse(error.ConnectionRefusedError())
         failure: Any = self.failureResultOf(reaching, UpstreamFailure).value
         self.assertIs(failure.reason, Reason.UPSTREAM_UNAVAILABLE)
-        refused: Any = self.failureResultOf(self.wire.reach("http://inside.example/")).value
+        refused: Any = self.failureResultOf(self.wire_to("http://inside.example").reach("http://inside.example/")).value
         self.assertIn("allow_private_networks = true", refused.detail)
 
     def test_close(self) -> None:
@@ -545,7 +584,7 @@ class ReachTests(EgressCase):
         self.send("http://127.0.0.1:81/")
         socket = self.reactor.accept()
         socket.receive(OK)
-        closing = self.wire.close()
+        closing = self.wire_to("http://127.0.0.1:81").close()
         self.turn()
         self.successResultOf(closing)
         self.assertTrue(socket.lost)

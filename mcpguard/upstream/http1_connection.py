@@ -1,0 +1,273 @@
+"""One connection to an HTTP/1.1 server."""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, IPullProducer, ITCPTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mcpguard.errors import Reason
+from mcpguard.upstream.http1_answer import AnswerBounds, AnswerReader
+from mcpguard.upstream.http1_exchange import Http1Exchange, Keeper
+from mcpguard.upstream.http1_failures import explain
+from mcpguard.upstream.http1_head import AnswerHeads, BadAnswer
+from mcpguard.upstream.link import UpstreamFailure
+from mcpguard.upstream.wire import Receiver
+
+log = Logger()
+
+_PIECE = 131_072
+"""Bytes handed to the transport at a time, as many as it gives the kernel at once."""
+
+
+@implementer(IPullProducer)
+@define(eq=False, repr=False)
+class _Remainder:
+    """What the kernel did not take of a request at once; `IPullProducer` of a TCP transport."""
+
+    connection: "Http1Connection"
+    rest: memoryview
+
+    def resumeProducing(self) -> None:
+        """What was written last has left."""
+        piece, self.rest = self.rest[:_PIECE], self.rest[_PIECE:]
+        if piece:
+            self.connection.transport.write(bytes(piece))
+        else:
+            self.connection.flushed()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+
+
+@implementer(IProtocol, IHandshakeListener)
+@define(eq=False, repr=False)
+class Http1Connection:
+    """Carries one exchange at a time.
+
+    ``ready`` is called once it can be used (over TLS: its server is verified), ``refused`` if it
+    is lost before that. Whatever a server sends that nobody asked for ends the connection: it
+    must not be taken for the answer to the next request.
+    """
+
+    keeper: Keeper
+    heads: AnswerHeads
+    bounds: AnswerBounds
+    ready: Callable[["Http1Connection"], None]
+    refused: Callable[[Failure], None]
+    tls: bool
+    idle_until: float = field(init=False, default=0.0)
+    transport: Any = field(init=False, default=None)
+    _usable: bool = field(init=False, default=False)
+    _lost: bool = field(init=False, default=False)
+    _dead: bool = field(init=False, default=False)
+    """Given up by us; its end is still to be told."""
+    _send: Callable[[bytes], Any] | None = field(init=False, default=None)
+    _socket: socket.socket | None = field(init=False, default=None)
+    _flushed: bool = field(init=False, default=True)
+    _exchange: Http1Exchange | None = field(init=False, default=None)
+    _answer: AnswerReader = field(init=False)
+    _on_lost: list[Callable[[], None]] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._answer = AnswerReader(self.heads, self.bounds)
+
+    # the pool
+
+    @property
+    def dead(self) -> bool:
+        """Whether it was lost or given up."""
+        return self._lost or self._dead
+
+    def begin(self, exchange: Http1Exchange, *, fresh: bool) -> bool:
+        """Send a request; False when the connection proves dead and not a byte of it has left.
+
+        A ``fresh`` connection is not asked: what happens on it is the exchange's fate.
+        """
+        if not fresh and self._spoilt():
+            self.cut()
+            return False
+        request, exchange.request = exchange.request, b""
+        exchange.connection = self
+        self._exchange = exchange
+        self._answer.begin()
+        if self._send is None:
+            exchange.sent = True
+            self.transport.write(request)
+            return True
+        # Past Twisted's queue, which is empty: that costs two changes of what epoll watches and a
+        # turn of the reactor for each request.
+        count = self._send(request)
+        if isinstance(count, Exception):
+            if fresh:
+                self._break(explain(Failure(count)))
+                return True
+            self._exchange = None
+            exchange.connection, exchange.request = None, request
+            self.cut()
+            return False
+        exchange.sent = True
+        if count < len(request):
+            self._flushed = False
+            self.transport.registerProducer(_Remainder(self, memoryview(request)[count:]), False)
+        return True
+
+    def flushed(self) -> None:
+        """The whole request has left."""
+        self._flushed = True
+        self.transport.unregisterProducer()
+
+    def close(self) -> None:
+        """Close it politely while nothing runs."""
+        if self.tls:
+            # A polite end waits for a peer that may be stalled.
+            self.cut()
+        elif not self.dead:
+            self._dead = True
+            self.transport.loseConnection()
+
+    def cut(self) -> None:
+        """Give it up at once, whatever runs; the exchange is told nothing."""
+        self._exchange = None
+        if not self.dead:
+            self._dead = True
+            if self.transport is not None:
+                self.transport.abortConnection()
+            self.keeper.gone(self)
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Call back once it is closed, now if it is."""
+        if self._lost:
+            call()
+        else:
+            self._on_lost.append(call)
+
+    def _spoilt(self) -> bool:
+        """Whether anything has come since the reactor looked: its end, or bytes not asked for."""
+        if self.dead:
+            return True
+        if self._socket is None:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    # IProtocol
+
+    def makeConnection(self, transport: Any) -> None:
+        """See `IProtocol`."""
+        self.transport = transport
+        if self._dead:
+            transport.abortConnection()
+            return
+        if ITCPTransport.providedBy(transport):
+            # A server that vanished without a FIN leaves an endless stream open for ever otherwise.
+            transport.setTcpKeepAlive(True)
+            transport.setTcpNoDelay(True)
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """See `IProtocol`."""
+        if self.tls:
+            return
+        # A TLS transport passes unknown attributes through to the TCP one below it: writing past
+        # the queue there would be writing in the clear.
+        self._send = getattr(self.transport, "writeSomeData", None)
+        handle = getattr(self.transport, "getHandle", None)
+        self._socket = None if handle is None else handle()
+        self._opened()
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`: the server is who it should be."""
+        if not self.transport.disconnecting:
+            self._opened()
+
+    def _opened(self) -> None:
+        if not self.dead and not self._usable:
+            self._usable = True
+            self.ready(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See `IProtocol`."""
+        if self._lost:
+            return
+        told, self._lost = self._dead, True
+        self._socket = self._send = None
+        exchange, self._exchange = self._exchange, None
+        if not told:
+            if self._usable:
+                self.keeper.gone(self)
+            else:
+                self.refused(reason)
+        waiting, self._on_lost = self._on_lost, []
+        for call in waiting:
+            call()
+        if exchange is None:
+            return
+        if self._answer.ends_with_connection and reason.check(ConnectionDone):
+            _tell_end(exchange.finish())
+        else:
+            exchange.lose(explain(reason))
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `IProtocol`."""
+        exchange = self._exchange
+        if exchange is None:
+            self.cut()
+            return
+        try:
+            head, body, over = self._answer.feed(data)
+            receiver = exchange.receiver
+            if head is not None and receiver is not None:
+                receiver.head(head)
+            # Whoever hears it may give the exchange up.
+            if body and exchange.receiver is not None:
+                exchange.receiver.data(body)
+        except BadAnswer as bad:
+            self._break(UpstreamFailure(Reason.UPSTREAM_FAILED, str(bad)))
+        except Exception:
+            # A receiver's. It must not kill the connection silently.
+            log.failure("receiving an HTTP answer")
+            self._break(UpstreamFailure(Reason.UPSTREAM_FAILED, "an error of the gateway"))
+        else:
+            if over and self._exchange is exchange:
+                self._complete(exchange)
+
+    def _complete(self, exchange: Http1Exchange) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        # It has to be over before the next one begins here.
+        receiver = exchange.finish()
+        if self._answer.rest or not self._flushed:
+            # Nobody asked for more; or the server does not want to read what is still to be sent.
+            self.cut()
+        elif self._answer.keeps:
+            self.keeper.rest(self)
+        else:
+            self.close()
+            self.keeper.gone(self)
+        _tell_end(receiver)
+
+    def _break(self, failure: UpstreamFailure) -> None:
+        """Give up the connection, and tell the exchange why."""
+        exchange = self._exchange
+        self.cut()
+        if exchange is not None:
+            exchange.lose(failure)
+
+
+def _tell_end(receiver: Receiver | None) -> None:
+    if receiver is not None:
+        try:
+            receiver.end()
+        except Exception:
+            log.failure("receiving the end of an HTTP answer")

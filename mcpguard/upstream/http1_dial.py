@@ -1,0 +1,94 @@
+"""One attempt to open a connection that HTTP/1.1 can be spoken on."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from mcpguard.upstream.egress import Endpoint
+from mcpguard.upstream.http1_connection import Http1Connection
+
+
+class _OneConnection(Factory):
+    """Builds the one connection that a dialling ends in."""
+
+    noisy = False
+
+    def __init__(self, build: Callable[[], Http1Connection]) -> None:
+        self._build = build
+
+    def buildProtocol(self, addr: IAddress | None) -> Http1Connection:  # type: ignore[override]
+        return self._build()
+
+
+@define(eq=False, repr=False)
+class Dial:
+    """Dials, and over TLS shakes hands; then ``opened`` or ``failed`` is called once.
+
+    Neither is called after `cancel`. The endpoint bounds the dialling; ``handshake_secs`` what
+    comes after it.
+    """
+
+    endpoint: Endpoint
+    clock: IReactorTime
+    handshake_secs: float
+    build: Callable[[Callable[[Http1Connection], None], Callable[[Failure], None]], Http1Connection]
+    """Makes the connection, given what it calls when it is usable, or lost before."""
+    opened: "Callable[[Dial, Http1Connection], None]"
+    failed: "Callable[[Dial, Failure], None]"
+    _attempt: Deferred[Any] | None = field(init=False, default=None)
+    _connection: Http1Connection | None = field(init=False, default=None)
+    _timer: IDelayedCall | None = field(init=False, default=None)
+    _over: bool = field(init=False, default=False)
+
+    def start(self) -> None:
+        """Begin; what comes of it may be known before this returns."""
+        self._attempt = self.endpoint.connect(_OneConnection(self._made))
+        self._attempt.addCallbacks(self._dialled, self._failed)
+
+    def cancel(self) -> None:
+        """Stop it."""
+        if self._end():
+            if self._connection is not None:
+                self._connection.cut()
+            if self._attempt is not None:
+                self._attempt.cancel()
+
+    def _made(self) -> Http1Connection:
+        self._connection = self.build(self._ready, self._failed)
+        if self._over:
+            self._connection.cut()
+        return self._connection
+
+    def _dialled(self, _: object) -> None:
+        if not self._over:
+            self._timer = self.clock.callLater(self.handshake_secs, self._stalled)
+
+    def _stalled(self) -> None:
+        self._timer = None
+        if self._connection is not None:
+            self._connection.cut()
+        self._failed(Failure(ConnectTimeout()))
+
+    def _ready(self, connection: Http1Connection) -> None:
+        if self._end():
+            self.opened(self, connection)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._end():
+            self.failed(self, failure)
+
+    def _end(self) -> bool:
+        """Whether this is the end."""
+        if self._over:
+            return False
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return True
