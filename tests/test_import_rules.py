@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "observe": PURE | INTERFACES,
     "pipeline": PURE | INTERFACES,
     # The crash arithmetic and the cleaning of output serve workers as they serve stdio servers.
-    "ops": PURE | INTERFACES | {"upstream.crashes", "upstream.chatter"},
+    "ops": PURE | INTERFACES | {"front.handover", "upstream.crashes", "upstream.chatter"},
     "demo": frozenset[str](),
 }
 """Room -> what of the other rooms it may import, by its name or that of a room's module."""
