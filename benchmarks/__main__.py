@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.bench import TOOLS
-from benchmarks.catalog import ROWS, chosen
+from benchmarks.catalog import EXTRAS, ROWS, chosen
 from benchmarks.report import table
-from benchmarks.run import Plan, Record, run_rows
+from benchmarks.run import Plan, Record, run_extras, run_rows
 
 
 def cpus(text: str) -> tuple[int, ...]:
@@ -38,11 +38,13 @@ def main() -> None:
     if options.list:
         for row in ROWS:
             print(f"{row.name:<22}{row.kind:<11}{row.what}")
+        for extra in EXTRAS:
+            print(f"{extra.name:<22}{'extra':<11}{extra.what}")
         return
     try:
-        rows = chosen(options.only)
+        rows, extras = chosen(options.only)
     except KeyError as problem:
-        sys.exit(f"no such row: {problem}; --list names them")
+        sys.exit(f"no such rows: {problem}; --list names them")
     plan = Plan(
         rounds=options.rounds or (1 if options.quick else 3),
         seconds=options.seconds or (2.0 if options.quick else 3.0),
@@ -55,7 +57,13 @@ def main() -> None:
     record = Record(options.json)
     if not (options.resume and record.load()):
         record.data = {"machine": machine.description()}
-    run_rows(rows, plan, record, layout, lambda text: print(text, file=sys.stderr, flush=True))
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if rows:
+        run_rows(rows, plan, record, layout, say)
+    run_extras(extras, options.quick, record, layout, say)
     print(table(record.data))
 
 

@@ -81,13 +81,13 @@ def start_gateway(
     *,
     workers: int = 1,
     tls: bool = False,
-    **changes: Mapping[str, Any],
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Target:
     """Start a gateway; raises `Unavailable` when it does not take the configuration."""
     layout = bench.layout.for_workers(workers)
+    written = settings(bench, name, upstream_of(bench, kind, layout), changes or {})
     if workers > 1:
-        changes["server"] = {**changes.get("server", {}), "workers": workers}
-    written = settings(bench, name, upstream_of(bench, kind, layout), changes)
+        written["server"]["workers"] = workers
     config = bench.directory / f"{name}.toml"
     config.touch(0o600)
     config.write_text(tomlkit.dumps(written))

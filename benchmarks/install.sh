@@ -76,7 +76,7 @@ install_node() { # NAME PACKAGES...
 }
 
 install_packages
-install_python tools uvloop orjson matplotlib
+install_python tools uvloop orjson matplotlib py-spy
 install_python fastmcp fastmcp
 install_python mcp-proxy mcp-proxy
 # Debian 12 has Node.js 18; the packages want a newer one, which npm brings for them alone.

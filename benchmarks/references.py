@@ -88,7 +88,8 @@ def _direct(bench: Bench) -> Target:
     return Target(bench.upstream_program(), bench.http_upstream(), bench.layout)
 
 
-def _twisted(bench: Bench, *more: str) -> Target:
+def start_twisted(bench: Bench, *more: str) -> Target:
+    """Twisted's own web server with a constant answer."""
     name = "-".join(["twisted-const", *(word.strip("-") for word in more)])
     command: list[str | Path] = [sys.executable, SERVERS / "twisted_constant.py", *more]
     program: Program = bench.start(name, command)
@@ -104,7 +105,7 @@ REFERENCES = (
         "none",
         "none",
         "a constant answer from twisted.web's Site as it comes",
-        _twisted,
+        start_twisted,
     ),
     Row(
         "twisted-const-tuned",
@@ -112,7 +113,7 @@ REFERENCES = (
         "none",
         "none",
         "the same without the parsing of form bodies",
-        lambda bench: _twisted(bench, "--tuned"),
+        lambda bench: start_twisted(bench, "--tuned"),
     ),
     Row("nginx", "reference", "http", "bearer", "nginx with one bearer token", start_nginx),
     Row(

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.bench import Bench, Row, Target
+from benchmarks.extras.extra import Extra
 from benchmarks.program import Unavailable
 
 WARM_UP_SECS = 1.0
@@ -80,6 +81,31 @@ def run_rows(
             _run(bench, rows, plan, record, say)
         finally:
             bench.close()
+
+
+def run_extras(
+    extras: Sequence[Extra],
+    quick: bool,
+    record: Record,
+    layout: machine.Layout,
+    say: Callable[[str], None],
+) -> None:
+    """Run what the record does not have yet, each beside nothing else."""
+    results = record.data.setdefault("extras", {})
+    for extra in extras:
+        if extra.name in results:
+            continue
+        say(f"{extra.name}: {extra.what}")
+        with tempfile.TemporaryDirectory(prefix="mcp-guard-bench-") as name:
+            bench = Bench(Path(name), layout)
+            try:
+                results[extra.name] = extra.run(bench, quick, say)
+            except Unavailable as problem:
+                results[extra.name] = {"unavailable": str(problem)}
+                say(f"{extra.name}: left out, {problem}")
+            finally:
+                bench.close()
+        record.save()
 
 
 def _run(
