@@ -4,7 +4,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from attrs import define, field
@@ -16,13 +16,13 @@ from twisted.logger import Logger
 
 from mcpguard import __version__
 from mcpguard.config.settings import Settings
-from mcpguard.front.bounds import Limits
 from mcpguard.front.cors import Cors
 from mcpguard.front.operator import OperatorRoutes, Vitals
 from mcpguard.front.routes import ClientRoutes, PageAccess
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.ids import RandomIds
+from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
 from mcpguard.gateway.operator_gate import OperatorGate
 from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
@@ -40,51 +40,6 @@ log = Logger()
 SWEEP_SECS = 15.0
 ACTIVE_WINDOW_SECS = 300.0
 MAX_TRACKED_IDENTITIES = 100_000
-BODY_BYTES_TOTAL = 134_217_728
-ANSWER_BYTES_TOTAL = 268_435_456
-
-
-def front_limits(settings: Settings) -> Limits:
-    """The bounds of the client listener."""
-    max_request_size = settings.server.max_request_size
-    largest_answer = max((one.max_message_size for one in settings.upstreams), default=0)
-    return Limits(
-        body_bytes=max_request_size,
-        body_bytes_total=max(BODY_BYTES_TOTAL, max_request_size),
-        header_bytes=32_768,
-        header_count=100,
-        connections=10_000,
-        connections_per_address=1_000,
-        idle_secs=75.0,
-        head_secs=15.0,
-        body_secs=60.0,
-        stall_secs=30.0,
-        linger_secs=5.0,
-        stream_buffer_bytes=4_194_304,
-        # One answer alone must never be too much.
-        answer_bytes_total=max(ANSWER_BYTES_TOTAL, 2 * largest_answer),
-        keepalive_secs=15.0,
-    )
-
-
-def operator_limits() -> Limits:
-    """The bounds of the operator listener, which takes no bodies worth the name."""
-    return Limits(
-        body_bytes=1_024,
-        body_bytes_total=65_536,
-        header_bytes=16_384,
-        header_count=100,
-        connections=100,
-        connections_per_address=100,
-        idle_secs=75.0,
-        head_secs=15.0,
-        body_secs=15.0,
-        stall_secs=30.0,
-        linger_secs=5.0,
-        stream_buffer_bytes=1_048_576,
-        answer_bytes_total=16_777_216,
-        keepalive_secs=15.0,
-    )
 
 
 @define(eq=False)
@@ -103,7 +58,7 @@ class ActiveIdentities:
         if len(self._seen) > self.max_tracked:
             self._seen.pop(next(iter(self._seen)))
 
-    def count(self) -> int:
+    def keys(self) -> Collection[str]:
         """Those seen lately."""
         oldest = self.monotonic() - self.window
         while self._seen:
@@ -111,7 +66,7 @@ class ActiveIdentities:
             if at >= oldest:
                 break
             del self._seen[key]
-        return len(self._seen)
+        return self._seen.keys()
 
 
 class Gateway(Service):
@@ -120,12 +75,27 @@ class Gateway(Service):
     ``started`` fires with the URL clients use once everything listens, or errbacks with the
     reason why it cannot. Binding happens in `privilegedStartService`, so that twistd exits with
     status 1 when an address is taken instead of staying up with nothing listening.
+
+    With ``sockets`` it is one of several workers: `begin` starts all but the listeners, `listen`
+    these, and signals and the events about the whole gateway are the parent's.
     """
 
     name = "mcp-guard"
 
-    def __init__(self, settings: Settings, reactor: Any, *, stdout: int = 1) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        stdout: int = 1,
+        sockets: Sockets | None = None,
+    ) -> None:
         self.settings = settings
+        self.drain_secs = settings.server.drain_timeout_secs
+        """How long a stop waits for running calls."""
+        self.keep_sessions = settings.server.session_key is not None
+        """Whether a stop leaves the sessions to another gateway, or a later life of this one."""
+        self._sockets = sockets
         self.started: Deferred[str] = Deferred()
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
@@ -138,7 +108,7 @@ class Gateway(Service):
             reactor.seconds, ACTIVE_WINDOW_SECS, MAX_TRACKED_IDENTITIES
         )
         self.metrics = Metrics(
-            active_identities=self._identities.count,
+            active_identities=self._identities.keys,
             sessions=lambda: len(self.pipeline.table),
             connections=lambda: self._site.connections,
             children=self._children,
@@ -196,7 +166,7 @@ class Gateway(Service):
             version=__version__,
             started_at=reactor.seconds(),
             seconds=reactor.seconds,
-            readiness=self._readiness,
+            readiness=self.readiness,
             metrics=self.metrics.render,
             metrics_type=CONTENT_TYPE,
             routes=self.directory.describe,
@@ -235,8 +205,18 @@ class Gateway(Service):
 
     def privilegedStartService(self) -> None:
         """Bind the listeners and open the audit file; raises when either cannot be had."""
-        server, admin = self.settings.server, self.settings.admin
         self.audit.start()
+        self.listen()
+
+    def listen(self) -> None:
+        """Accept connections from now on."""
+        server, admin = self.settings.server, self.settings.admin
+        if self._sockets is not None:
+            self._ports.append(adopt(self._reactor, self._sockets.clients, self._site))
+            if self._sockets.admin is not None and self._operator_site is not None:
+                admin_port = adopt(self._reactor, self._sockets.admin, self._operator_site)
+                self._ports.append(admin_port)
+            return
         self._ports.append(
             self._reactor.listenTCP(server.port, self._site, backlog=1024, interface=server.host)
         )
@@ -254,6 +234,14 @@ class Gateway(Service):
             except Exception as error:
                 self.started.errback(error)
                 return
+        self.begin()
+        self._listen_for_signals()
+        self._system_event("GatewayStarted")
+        log.info("listening on {url}", url=self.url)
+        self.started.callback(self.url)
+
+    def begin(self) -> None:
+        """Start everything but the listeners."""
         super().startService()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
@@ -262,10 +250,6 @@ class Gateway(Service):
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
         self._sweeper.start(SWEEP_SECS, now=False)
-        self._listen_for_signals()
-        self._system_event("GatewayStarted")
-        log.info("listening on {url}", url=self.url)
-        self.started.callback(self.url)
 
     @property
     def url(self) -> str:
@@ -304,22 +288,23 @@ class Gateway(Service):
         if self._sweeper is not None and self._sweeper.running:
             self._sweeper.stop()
         await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
-        drains = [self._site.drain(self.settings.server.drain_timeout_secs)]
+        drains = [self._site.drain(self.drain_secs)]
         if self._operator_site is not None:
             drains.append(self._operator_site.drain(1.0))
         await DeferredList(drains)
         # With a key of their own the sessions go on in the gateway's next life.
-        keep = self.settings.server.session_key is not None
-        await self.pipeline.end_sessions(keep=keep)
+        await self.pipeline.end_sessions(keep=self.keep_sessions)
         await self.pipeline.bare.pool.end_all()
         await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
-        self._system_event("GatewayStopped")
+        if self._sockets is None:
+            self._system_event("GatewayStopped")
         await self.audit.stop()
         self._unbridge()
 
     # -- what the pages show ---------------------------------------------------------------
 
-    def _readiness(self) -> tuple[bool, str]:
+    def readiness(self) -> tuple[bool, str]:
+        """Whether requests can be served, and if not, why."""
         if self.pipeline.draining:
             return False, "draining"
         for upstream in self.upstreams:

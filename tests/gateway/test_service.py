@@ -88,10 +88,10 @@ class ServiceTests(SynchronousTestCase):
         """Not ready while a server cannot be used, nor while it stops; the reason is said."""
         gateway = self.gateway(auth=Settings().auth)
         gateway.startService()
-        ready, reason = gateway._readiness()
+        ready, reason = gateway.readiness()
         self.assertEqual((ready, reason.startswith("upstream default: ")), (False, True))
         gateway.stopService()
-        self.assertEqual(gateway._readiness(), (False, "draining"))
+        self.assertEqual(gateway.readiness(), (False, "draining"))
 
     def test_nobody_can_sign_in(self) -> None:
         """Without authentication it starts, says so, and lets nobody in."""
