@@ -20,7 +20,8 @@ from mcpguard.gateway.serving import MAX_BRIDGED_PER_PRINCIPAL, MAX_BRIDGED_SESS
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS
 from mcpguard.observe.audit.values import FIELDS
 from mcpguard.observe.events import EVENT_TYPES
-from mcpguard.observe.metrics import BUCKETS, FURTHER, Metrics
+from mcpguard.observe.metrics import FURTHER, Metrics
+from mcpguard.observe.numbers import BUCKETS
 from tests.config.samples import SESSION_KEY
 from tests.live import matrix, test_conformance
 
@@ -263,7 +264,7 @@ class FactTests(SynchronousTestCase):
             for match in re.finditer(r"(?m)^\| `(\w+)` \| (\w+) \|(.*)\|$", text)
         }
         metrics = Metrics(
-            active_identities=lambda: 0,
+            active_identities=tuple,
             sessions=lambda: 0,
             connections=lambda: 0,
             children=dict,

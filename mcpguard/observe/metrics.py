@@ -1,45 +1,36 @@
 """The metrics: plain numbers, shown to Prometheus when it asks (product: metrics)."""
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
-from typing import Literal
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 
-from attrs import define, field, frozen
+from attrs import define, field
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client import generate_latest as expose
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from twisted.logger import Logger
 
 from mcpguard import __version__
+from mcpguard.observe.numbers import (
+    DIGEST_BYTES,
+    OTHER,
+    Declared,
+    Labels,
+    Numbers,
+    Spread,
+    families,
+)
 from mcpguard.protocol.mcp import metric_label
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The exposition format that every Prometheus reads; our names need nothing newer."""
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histograms, in seconds."""
-
 MAX_SERIES = 1000
 """Label combinations of one metric; whatever comes on top is counted under ``other``."""
 
-OTHER = "other"
-
-
-@frozen
-class Declared:
-    """One of the further metrics, counted by name through `Meter.count`."""
-
-    kind: Literal["counter", "gauge"]
-    help: str
-    labels: tuple[str, ...] = ()
-
+MAX_DIGESTS = 10_000
+"""Identities told apart over several processes; with more the number is a lower bound."""
 
 FURTHER: Mapping[str, Declared] = {
     "mcp_guard_refusals_total": Declared(
@@ -60,12 +51,41 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_upstream_stray_messages_total": Declared(
         "counter", "Messages of a server that belong to nothing it was asked.", ("server", "kind")
     ),
-    "mcp_guard_active_identities": Declared("gauge", "Identities seen lately."),
+    "mcp_guard_active_identities": Declared("gauge", "Identities seen lately.", merge="most"),
     "mcp_guard_sessions": Declared("gauge", "MCP sessions open now."),
     "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
+    "mcp_guard_worker_up": Declared(
+        "gauge", "Whether a worker process has told its numbers just now.", ("worker",)
+    ),
 }
-"""The further metrics. Labels come from the configuration or a fixed vocabulary only."""
+"""Counted by name through `Meter.count`, or shown by `Metrics.show`. Labels come from the
+configuration or a fixed vocabulary only.
+"""
+
+DECLARED: Mapping[str, Declared] = {
+    "mcp_guard_requests_total": Declared(
+        "counter", "Requests answered, by MCP method and HTTP status.", ("method", "status")
+    ),
+    "mcp_guard_request_duration_seconds": Declared(
+        "histogram", "Time from a request's arrival to its outcome.", ("method",)
+    ),
+    "mcp_guard_auth_total": Declared(
+        "counter", "Authentications, by provider and result.", ("provider", "result")
+    ),
+    "mcp_guard_rate_limit_total": Declared("counter", "Rate limit decisions.", ("allowed",)),
+    "mcp_guard_upstream_requests_total": Declared(
+        "counter", "Requests sent to MCP servers, by result.", ("server", "transport", "result")
+    ),
+    "mcp_guard_upstream_latency_seconds": Declared(
+        "histogram", "Time an MCP server took to answer.", ("server", "transport")
+    ),
+    **FURTHER,
+    "mcp_guard_build_info": Declared(
+        "gauge", "The version that is running.", ("version",), merge="most"
+    ),
+}
+"""Every metric of ours, in the order of the page."""
 
 Source = Callable[[], float] | Callable[[], Mapping[str, int]]
 """Tells a gauge's value; for a gauge with one label, the values by label."""
@@ -83,9 +103,9 @@ class _Series:
     """The numbers of one metric by label values, bounded in number."""
 
     limit: int
-    values: dict[tuple[str, ...], _Count] = field(factory=dict)
+    values: dict[Labels, _Count] = field(factory=dict)
 
-    def of(self, labels: tuple[str, ...]) -> _Count:
+    def of(self, labels: Labels) -> _Count:
         count = self.values.get(labels)
         if count is None:
             if len(self.values) >= self.limit:
@@ -95,32 +115,18 @@ class _Series:
 
 
 @define(eq=False)
-class _Spread:
-    """One histogram: how many observations fell into each bucket, and their sum."""
-
-    counts: list[int] = field(factory=lambda: [0] * (len(BUCKETS) + 1))
-    total: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        if not seconds > 0:  # nor if it is no number
-            seconds = 0.0
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
-
-
-@define(eq=False)
 class _Spreads:
     """The histograms of one metric by label values, bounded in number."""
 
     limit: int
-    values: dict[tuple[str, ...], _Spread] = field(factory=dict)
+    values: dict[Labels, Spread] = field(factory=dict)
 
-    def of(self, labels: tuple[str, ...]) -> _Spread:
+    def of(self, labels: Labels) -> Spread:
         spread = self.values.get(labels)
         if spread is None:
             if len(self.values) >= self.limit:
                 labels = (OTHER,) * len(labels)
-            spread = self.values.setdefault(labels, _Spread())
+            spread = self.values.setdefault(labels, Spread())
         return spread
 
 
@@ -137,15 +143,16 @@ class _Shown(Collector):
 class Metrics:
     """Counts, and shows what it has counted; implements `Meter`.
 
-    The callables tell the gauges' values at the moment of a scrape; ``children`` gives the number
-    of child processes by server. ``registry`` is a new one unless given. Counting costs a
+    The callables tell the gauges' values at the moment of a scrape; ``active_identities`` gives
+    their keys, ``children`` the number of child processes by server. ``registry`` is a new one
+    unless given. Counting costs a
     dictionary entry, no lock: everything happens on the reactor's thread.
     """
 
     def __init__(
         self,
         *,
-        active_identities: Callable[[], int],
+        active_identities: Callable[[], Collection[str]],
         sessions: Callable[[], int],
         connections: Callable[[], int],
         children: Callable[[], Mapping[str, int]],
@@ -155,27 +162,31 @@ class Metrics:
         self._log = Logger()
         self._requests = _Series(max_series)
         self._request_seconds = _Spreads(max_series)
-        self._request_pairs: dict[tuple[str, int], tuple[_Count, _Spread]] = {}
+        self._request_pairs: dict[tuple[str, int], tuple[_Count, Spread]] = {}
         self._auth = _Series(max_series)
         self._rate_limit = _Series(2)
         self._allowed = self._rate_limit.of(("true",))
         self._denied = self._rate_limit.of(("false",))
         self._upstream = _Series(max_series)
         self._upstream_seconds = _Spreads(max_series)
-        self._upstream_pairs: dict[tuple[str, str, str], tuple[_Count, _Spread]] = {}
+        self._upstream_pairs: dict[tuple[str, str, str], tuple[_Count, Spread]] = {}
+        self._identities = active_identities
         self._sources: dict[str, Source] = {
-            "mcp_guard_active_identities": active_identities,
+            "mcp_guard_active_identities": lambda: len(active_identities()),
             "mcp_guard_sessions": sessions,
             "mcp_guard_connections": connections,
             "mcp_guard_children": children,
+            "mcp_guard_build_info": lambda: {__version__: 1},
         }
-        self._further = {name: _Series(max_series) for name in FURTHER if name not in self._sources}
+        self._further = {
+            name: _Series(max_series) for name, what in FURTHER.items() if what.kind == "counter"
+        }
         for name, series in self._further.items():
             if not FURTHER[name].labels:
                 series.of(())  # so that a rate exists before the first event
         self.registry = CollectorRegistry() if registry is None else registry
-        self.registry.register(_Shown(self._collect))
-        ProcessCollector(registry=self.registry)
+        self.registry.register(_Shown(lambda: families(self.numbers(), DECLARED)))
+        self._process = ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
     def request(self, method: str, status: int, seconds: float) -> None:
@@ -184,7 +195,7 @@ class Metrics:
         pair[0].number += 1
         pair[1].observe(seconds)
 
-    def _request_pair(self, method: str, status: int) -> tuple[_Count, _Spread]:
+    def _request_pair(self, method: str, status: int) -> tuple[_Count, Spread]:
         label = metric_label(method)
         code = str(status) if 100 <= status <= 599 else OTHER
         pair = self._requests.of((label, code)), self._request_seconds.of((label,))
@@ -226,85 +237,78 @@ class Metrics:
             raise ValueError(f"{name} cannot go down")
         series.of(tuple(labels[label] for label in declared.labels)).number += amount
 
+    def show(self, name: str, source: Source) -> None:
+        """Have a gauge declared in `FURTHER` show what the callable tells at each scrape.
+
+        Raises `KeyError` for a name that is not declared there as a gauge.
+        """
+        if FURTHER[name].kind != "gauge":
+            raise KeyError(name)
+        self._sources[name] = source
+
+    def numbers(self, *, digests: bool = False) -> Numbers:
+        """Return everything as it is now; with ``digests`` also whom `active_identities` counts."""
+        counted = {
+            "mcp_guard_requests_total": self._requests,
+            "mcp_guard_auth_total": self._auth,
+            "mcp_guard_rate_limit_total": self._rate_limit,
+            "mcp_guard_upstream_requests_total": self._upstream,
+            **self._further,
+        }
+        timed = {
+            "mcp_guard_request_duration_seconds": self._request_seconds,
+            "mcp_guard_upstream_latency_seconds": self._upstream_seconds,
+        }
+        process = [sample for family in self._process.collect() for sample in family.samples]
+        return Numbers(
+            counters={
+                name: {labels: count.number for labels, count in series.values.items()}
+                for name, series in counted.items()
+            },
+            spreads={
+                name: {labels: spread.copy() for labels, spread in spreads.values.items()}
+                for name, spreads in timed.items()
+            },
+            gauges={name: self._gauge(name, source) for name, source in self._sources.items()},
+            process={sample.name: sample.value for sample in process},
+            identities=set(map(_digest, islice(self._identities(), MAX_DIGESTS)))
+            if digests
+            else set(),
+        )
+
     def render(self) -> bytes:
         """Return everything in the text format of `CONTENT_TYPE`."""
         return expose(self.registry)
 
-    def _collect(self) -> Iterator[Metric]:
-        yield _counter(
-            "mcp_guard_requests_total",
-            "Requests answered, by MCP method and HTTP status.",
-            ("method", "status"),
-            self._requests,
-        )
-        yield _histogram(
-            "mcp_guard_request_duration_seconds",
-            "Time from a request's arrival to its outcome.",
-            ("method",),
-            self._request_seconds,
-        )
-        yield _counter(
-            "mcp_guard_auth_total",
-            "Authentications, by provider and result.",
-            ("provider", "result"),
-            self._auth,
-        )
-        yield _counter(
-            "mcp_guard_rate_limit_total",
-            "Rate limit decisions.",
-            ("allowed",),
-            self._rate_limit,
-        )
-        yield _counter(
-            "mcp_guard_upstream_requests_total",
-            "Requests sent to MCP servers, by result.",
-            ("server", "transport", "result"),
-            self._upstream,
-        )
-        yield _histogram(
-            "mcp_guard_upstream_latency_seconds",
-            "Time an MCP server took to answer.",
-            ("server", "transport"),
-            self._upstream_seconds,
-        )
-        for name, series in self._further.items():
-            yield _counter(name, FURTHER[name].help, FURTHER[name].labels, series)
-        for name, source in self._sources.items():
-            yield self._gauge(name, source)
-        build = GaugeMetricFamily(
-            "mcp_guard_build_info", "The version that is running.", labels=("version",)
-        )
-        build.add_metric((__version__,), 1)
-        yield build
+    def render_together(
+        self, numbers: Numbers, processes: Mapping[str, Mapping[str, float]]
+    ) -> bytes:
+        """Return the numbers of several processes as one page, each one's own under its label."""
+        registry = CollectorRegistry()
+        registry.register(_Shown(lambda: families(numbers, DECLARED)))
+        registry.register(_Shown(lambda: self._about(processes)))
+        PlatformCollector(registry=registry)
+        return expose(registry)
 
-    def _gauge(self, name: str, source: Source) -> Metric:
-        family = GaugeMetricFamily(name, FURTHER[name].help, labels=FURTHER[name].labels)
+    def _about(self, processes: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+        for own in self._process.collect():
+            family = Metric(own.name, own.documentation, own.type)
+            for worker, values in processes.items():
+                for name in {sample.name for sample in own.samples} & values.keys():
+                    family.add_sample(name, {"worker": worker}, values[name])
+            yield family
+
+    def _gauge(self, name: str, source: Source) -> dict[Labels, float]:
         try:
             value = source()
         except Exception:
             # One broken gauge must not take the others off the page.
             self._log.failure("the value of {name} cannot be told", name=name)
-            return family
+            return {}
         if isinstance(value, Mapping):
-            for label, number in value.items():
-                family.add_metric((label,), number)
-        else:
-            family.add_metric((), value)
-        return family
+            return {(label,): number for label, number in value.items()}
+        return {(): value}
 
 
-def _counter(name: str, words: str, labels: tuple[str, ...], series: _Series) -> Metric:
-    # The library puts the `_total` back on each sample.
-    family = CounterMetricFamily(name.removesuffix("_total"), words, labels=labels)
-    for values, count in series.values.items():
-        family.add_metric(values, count.number)
-    return family
-
-
-def _histogram(name: str, words: str, labels: tuple[str, ...], spreads: _Spreads) -> Metric:
-    family = HistogramMetricFamily(name, words, labels=labels)
-    bounds = (*map(str, BUCKETS), "+Inf")
-    for values, spread in spreads.values.items():
-        buckets = list(zip(bounds, accumulate(spread.counts), strict=True))
-        family.add_metric(values, buckets, spread.total)
-    return family
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()

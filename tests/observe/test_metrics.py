@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import mcpguard
 from mcpguard import __version__
 from mcpguard.observe.events import Meter
-from mcpguard.observe.metrics import BUCKETS, CONTENT_TYPE, FURTHER, OTHER, Metrics
+from mcpguard.observe.metrics import CONTENT_TYPE, FURTHER, Metrics
+from mcpguard.observe.numbers import BUCKETS, OTHER
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -20,7 +21,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def make(**changes: Any) -> Metrics:
     """Return metrics whose gauges stand at 1, 2, 3 and {files: 4}."""
     sources: dict[str, Any] = {
-        "active_identities": lambda: 1,
+        "active_identities": lambda: ("api_key:alice",),
         "sessions": lambda: 2,
         "connections": lambda: 3,
         "children": lambda: {"files": 4},
