@@ -281,14 +281,26 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
 
     from twisted.internet import reactor
 
+    from mcpguard.config.load import load
     from mcpguard.foreground import begin_logging, run_service
-    from mcpguard.gateway import Gateway
+    from mcpguard.gateway import Gateway, WorkerParent, worker_count
     from mcpguard.summary import startup_summary
 
     settings = loaded.settings
+    path = shared.path.absolute()
     begin_logging(sys.stderr, shared.verbosity)
+    gateway: Gateway | WorkerParent
     try:
-        gateway = Gateway(settings, reactor)
+        if worker_count(settings) == 1:
+            gateway = Gateway(settings, reactor)
+        else:
+            gateway = WorkerParent(
+                settings,
+                reactor,
+                reread=lambda: with_listener(load(path, environ=shared.environ), host, port),
+                log_level="debug" if shared.verbosity > 1 else "info",
+                keep_trying=False,
+            )
     except ConfigurationError as error:
         fail(f"Configuration is not valid: {shared.path}", *error.problems)
 
@@ -299,6 +311,18 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     problem = run_service(gateway, reactor, announce, say)
     if problem:
         fail(problem)
+
+
+@main.command(hidden=True)
+@click.option("--log-level", type=click.Choice(["debug", "info"]), default="info")
+def worker(log_level: str) -> None:
+    """Serve on sockets inherited from the parent process; started by it alone."""
+    from twisted.internet import reactor
+
+    from mcpguard.gateway.worker import Worker, begin_worker_logging
+
+    begin_worker_logging(log_level)
+    raise SystemExit(Worker(reactor).run())
 
 
 @main.command()

@@ -27,6 +27,8 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"config": usage.CompleteFiles()})
 
     loaded: Loaded
+    path: Path
+    """Absolute: twistd changes directory when it goes into the background."""
 
     def postOptions(self) -> None:
         """Read the configuration now: twistd shows a UsageError and exits with status 1.
@@ -34,12 +36,17 @@ class Options(usage.Options):
         Raised later, out of `makeService`, it would be a traceback.
         """
         path = Path(self["config"])
+        self.path = path.absolute()
         try:
-            loaded = load(path, environ=os.environ)
-            self.loaded = with_listener(loaded, self["host"], self["port"])
+            self.loaded = self.read()
         except ConfigurationError as error:
             problems = "".join(f"\n  - {problem}" for problem in error.problems)
             raise usage.UsageError(f"cannot use the configuration {path}:{problems}") from None
+
+    def read(self) -> Loaded:
+        """Read the configuration; raises `ConfigurationError`."""
+        loaded = load(self.path, environ=os.environ)
+        return with_listener(loaded, self["host"], self["port"])
 
 
 def makeService(options: Options) -> IService:
@@ -47,9 +54,14 @@ def makeService(options: Options) -> IService:
     # twistd has chosen its reactor by now; importing it earlier would choose for it.
     from twisted.internet import reactor
 
-    from mcpguard.gateway import Gateway
+    from mcpguard.gateway import Gateway, WorkerParent, worker_count
 
     loaded = options.loaded
     for warning in loaded.warnings + expired_keys(loaded.settings, datetime.now(UTC)):
         log.warn("{warning}", warning=warning)
-    return Gateway(loaded.settings, reactor)
+    if worker_count(loaded.settings) == 1:
+        return Gateway(loaded.settings, reactor)
+    # Once the reactor runs, twistd has no way to end with a status that says that it failed.
+    return WorkerParent(
+        loaded.settings, reactor, reread=options.read, log_level="info", keep_trying=True
+    )

@@ -446,6 +446,33 @@ class RunTests(CommandTestCase):
         self.refuse("run", "--port", "65536", status=2)
         self.assertIn("--host", self.refuse("run", "--host", "a b"))
 
+    def test_workers(self) -> None:
+        """With several workers it is the parent that runs; it can read the file again."""
+        given: list[dict[str, Any]] = []
+
+        def build(settings: Settings, reactor: object, **how: Any) -> object:
+            self.built.append(settings)
+            given.append(how)
+            return self
+
+        self.patch(gateway, "WorkerParent", build)
+        path = self.write(f"[server]\nworkers = 2\n{SOUND}")
+        self.succeed("run", "-vv", "--port", "0")
+        self.assertEqual([one.server.workers for one in self.built], [2])
+        (how,) = given
+        self.assertEqual((how["log_level"], how["keep_trying"]), ("debug", False))
+        path.write_text(f"[server]\nworkers = 3\n{SOUND}")
+        os.chdir("/")
+        again = how["reread"]().settings.server
+        self.assertEqual((again.workers, again.port), (3, 0))
+        path.write_text("[server]\nworkers = 0\n")
+        with self.assertRaises(ConfigurationError):
+            how["reread"]()
+
+    def test_worker_command(self) -> None:
+        """What the parent starts is nobody else's business: help does not name it."""
+        self.assertNotIn("worker", self.succeed("--help"))
+
     def test_verbosity(self) -> None:
         """-v counts, before and after the command."""
         self.write(SOUND)
@@ -538,12 +565,15 @@ class ReferenceTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """Every command has its section, and there is no other but twistd's."""
-        self.assertEqual(set(self.sections) - {"twistd"}, set(cli.main.commands))
+        commands = {name for name, one in cli.main.commands.items() if not one.hidden}
+        self.assertEqual(set(self.sections) - {"twistd"}, commands)
 
     def test_options(self) -> None:
         """Every option of each command is told, and no other."""
         shared = {"--config", "--verbose"}
         for name, command in cli.main.commands.items():
+            if command.hidden:
+                continue
             real = {
                 word
                 for option in command.params

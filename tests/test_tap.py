@@ -1,7 +1,9 @@
 """Tests of the twistd entry."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.python import usage
@@ -83,3 +85,21 @@ class OptionsTests(SynchronousTestCase):
         )
         self.assertEqual(len(warned), 2)
         self.assertIn("no authentication is configured", " ".join(warned))
+
+    def test_workers(self) -> None:
+        """With several workers, their parent; it finds the file again from any directory."""
+        given: list[dict[str, Any]] = []
+
+        class Built(Service):
+            def __init__(self, settings: Settings, reactor: object, **how: Any) -> None:
+                given.append({"settings": settings, **how})
+
+        self.patch(gateway, "WorkerParent", Built)
+        self.patch(tap.log, "warn", lambda format, warning: None)
+        self.path.write_text(f"[server]\nworkers = 2\n{UPSTREAM}")
+        verifyObject(IService, tap.makeService(self.parse()))
+        self.assertEqual(given[0]["settings"].server.workers, 2)
+        self.assertTrue(given[0]["keep_trying"])
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir("/")
+        self.assertEqual(given[0]["reread"]().settings, given[0]["settings"])

@@ -16,6 +16,7 @@ import re2
 from mcpguard.config.settings import Network
 from mcpguard.policy.addresses import classify
 from mcpguard.policy.origins import normal_origin, parse_authority
+from mcpguard.policy.redis_url import parse_redis_url
 
 SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 HOST_NAME = re.compile(
@@ -25,6 +26,7 @@ HOST_NAME = re.compile(
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 """RFC 9110 section 5.6.2."""
 PREFIX_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+\Z")
+KEY_PREFIX = re.compile(r"[A-Za-z0-9._:/{}-]{1,128}\Z")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 RFC_3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,30})?"
@@ -250,6 +252,12 @@ def session_key(text: str) -> str:
     if len(set(raw)) < MIN_DISTINCT:
         raise ValueError("these bytes are not random")
     return raw.hex()
+
+
+def redis_url(text: str) -> str:
+    """Where a Redis is."""
+    parse_redis_url(text)
+    return text
 
 
 def glob(text: str) -> str:

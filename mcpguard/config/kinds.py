@@ -63,6 +63,31 @@ class Integer:
 
 
 @frozen
+class IntegerOrWord:
+    """A whole number within limits, both allowed, or one word."""
+
+    low: int
+    high: int
+    word: str
+
+    @property
+    def accepts(self) -> str:
+        """In words."""
+        return f"{Integer(self.low, self.high).accepts}, or {quoted(self.word)}"
+
+    def __call__(self, place: Place) -> int | str | Invalid:
+        """Convert."""
+        value = place.value
+        if value == self.word:
+            return self.word
+        if isinstance(value, bool) or not isinstance(value, int):
+            return place.mistyped(self.accepts)
+        if not self.low <= value <= self.high:
+            return place.refuse("out of range", self.accepts)
+        return value
+
+
+@frozen
 class Number:
     """A finite number above ``above`` (or equal to it, with ``or_equal``), at most ``high``."""
 

@@ -14,6 +14,7 @@ from mcpguard.config.kinds import (
     Choice,
     Flag,
     Integer,
+    IntegerOrWord,
     Kind,
     ListOf,
     Number,
@@ -29,6 +30,7 @@ from mcpguard.config.settings import (
     IdentityKeys,
     RateLimitSettings,
     RedactionRule,
+    RedisSettings,
     RotationSettings,
     ServerSettings,
     Settings,
@@ -52,6 +54,8 @@ from mcpguard.config.shapes import (
 from mcpguard.config.tables import Table, Tables
 from mcpguard.config.upstream_schema import UPSTREAM
 from mcpguard.observe.events import EVENT_TYPES
+
+MAX_WORKERS = 256
 
 CORS = Table(
     CorsSettings,
@@ -88,6 +92,7 @@ SERVER = Table(
             "a list of origins",
             1000,
         ),
+        "workers": IntegerOrWord(1, MAX_WORKERS, "auto"),
         "drain_timeout_secs": Number(0, DAY, or_equal=True),
         "denial_status": Choice((403, 200)),
         "session_key": SecretValue(
@@ -97,7 +102,7 @@ SERVER = Table(
         ),
         "cors": CORS,
     },
-    later=frozenset({"workers", "tls"}),
+    later=frozenset({"tls"}),
 )
 
 ADMIN = Table(AdminSettings, {"host": BIND, "port": PORT})
@@ -173,6 +178,24 @@ TOOL_LIMIT = Table(
     required=("tool_pattern", "requests_per_second"),
 )
 
+REDIS = Table(
+    RedisSettings,
+    {
+        "url": SecretValue(
+            "redis://host:6379/0 or rediss:// (TLS), with :password@ or user:password@ before"
+            " the host",
+            grammar.redis_url,
+        ),
+        "key_prefix": Text(
+            "up to 128 letters, digits and . _ : - / { }",
+            grammar.matching(grammar.KEY_PREFIX, "not such a prefix"),
+        ),
+        "timeout_ms": Integer(1, 10_000),
+        "on_error": Choice(("local", "deny")),
+    },
+    required=("url",),
+)
+
 RATE_LIMIT = Table(
     RateLimitSettings,
     {
@@ -186,8 +209,8 @@ RATE_LIMIT = Table(
             unique={"tool_pattern": "another limit has this pattern"},
             limit=1000,
         ),
+        "redis": REDIS,
     },
-    later=frozenset({"redis"}),
 )
 
 REDACTION_RULE = Table(

@@ -49,6 +49,10 @@ class SecretText(str):
     def __repr__(self) -> str:
         return f"<{self.source}>"
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        # A str alone would be made again without its source.
+        return str(self), self.source
+
 
 def shown(text: str) -> str:
     """A setting as it may be displayed: itself, or where it came from if that is all to tell."""
@@ -79,6 +83,8 @@ class ServerSettings:
     """Bytes of a request body."""
     allowed_hosts: tuple[str, ...] | None = None
     allowed_origins: tuple[str, ...] | None = None
+    workers: int | Literal["auto"] = 1
+    """Processes that serve; ``auto``: one for each core this process may use."""
     drain_timeout_secs: float = 30.0
     denial_status: Literal[403, 200] = 403
     session_key: Secret | None = None
@@ -197,6 +203,18 @@ class ToolLimit:
 
 
 @frozen
+class RedisSettings:
+    """``[rate_limit.redis]``: one limit over all gateways that share a Redis and a prefix."""
+
+    url: Secret
+    """As `policy.redis_url` reads it; it may carry a password."""
+    key_prefix: str = "mcp-guard:"
+    timeout_ms: int = 50
+    on_error: Literal["local", "deny"] = "local"
+    """What decides while Redis does not answer: this gateway's own buckets, or nobody."""
+
+
+@frozen
 class RateLimitSettings:
     """``[rate_limit]``."""
 
@@ -205,6 +223,8 @@ class RateLimitSettings:
     burst_size: int = 50
     failed_auth_per_minute: int = 60
     tool_limits: tuple[ToolLimit, ...] = ()
+    redis: RedisSettings | None = None
+    """None: the buckets are in the gateway's own memory."""
 
 
 @frozen

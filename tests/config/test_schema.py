@@ -26,10 +26,9 @@ from mcpguard.config.tables import Table
 from tests.config.samples import UPSTREAM, problems, read
 
 LATER = {
-    "server": ("workers", "tls"),
+    "server": ("tls",),
     "upstream": ("tls",),
     "auth": ("jwt", "oauth", "mtls"),
-    "rate_limit": ("redis",),
     "audit": (
         *("export_url", "export_batch_size", "export_interval_secs", "export_headers"),
         *("export_format", "spool_dir", "spool_max_bytes", "on_full"),

@@ -1,0 +1,294 @@
+"""The parent of the workers: it listens and supervises, and serves no request itself."""
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mcpguard.config.load import Loaded
+from mcpguard.config.settings import Secret, Settings
+from mcpguard.errors import ConfigurationError
+from mcpguard.gateway.listeners import open_socket
+from mcpguard.ops.workers.assignment import Assignment
+from mcpguard.ops.workers.channel import CHANNEL_BOUNDS
+from mcpguard.ops.workers.output import OUTPUT_BOUNDS
+from mcpguard.ops.workers.place import Generation, StartFailed
+from mcpguard.ops.workers.pool import WORKER_CRASHES, Pool
+from mcpguard.ops.workers.process import ProcessBounds, WorkerProcess, command, environment
+
+log = Logger()
+
+KEY_BYTES = 32
+PROCESS_BOUNDS = ProcessBounds(
+    start_secs=60.0,
+    settle_secs=10.0,
+    ping_secs=5.0,
+    pong_secs=10.0,
+    missed=3,
+    grace_secs=15.0,
+    abort_secs=2.0,
+    pipe_secs=1.0,
+    channel=CHANNEL_BOUNDS,
+    output=OUTPUT_BOUNDS,
+)
+
+
+def worker_count(settings: Settings) -> int:
+    """How many processes serve; 1 is the gateway itself, without a parent."""
+    workers = settings.server.workers
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+
+
+class StartError(Exception):
+    """The workers cannot be started; the text says why."""
+
+
+class WorkerParent(Service):
+    """The gateway as several processes behind one socket.
+
+    ``started`` fires with the URL clients use once every worker accepts, or errbacks with the
+    reason why one cannot, after all have ended again.
+
+    Args:
+        settings: of the configuration file.
+        reactor: the real one.
+        reread: reads the configuration file again, for SIGHUP; raises `ConfigurationError`.
+        log_level: below which workers do not log.
+        keep_trying: a worker that cannot start is tried again instead of ending everything. For
+            whoever cannot end the process with a status of its own once the reactor runs.
+    """
+
+    name = "mcp-guard"
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        reread: Callable[[], Loaded],
+        log_level: str,
+        keep_trying: bool,
+    ) -> None:
+        self.settings = settings
+        self.started: Deferred[str] = Deferred()
+        self._reactor = reactor
+        self._reread = reread
+        self._log_level = log_level
+        self._keep_trying = keep_trying
+        self._key = secrets.token_bytes(KEY_BYTES)
+        self._sockets: list[socket.socket] = []
+        self._directory: Path | None = None
+        self._lives = 0
+        self._stopping: Deferred[None] | None = None
+        self._reloading = False
+        self._reload_again = False
+        self.pool = Pool(
+            worker_count(settings),
+            reactor,
+            self._launch,
+            WORKER_CRASHES,
+            random.random,
+            self._record,
+        )
+
+    # -- start -----------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Open the listening sockets; raises `CannotListenError`."""
+        server, admin = self.settings.server, self.settings.admin
+        self._sockets.append(open_socket(server.host, server.port))
+        if admin is not None:
+            self._sockets.append(open_socket(admin.host, admin.port))
+
+    def startService(self) -> None:
+        """Start the workers."""
+        if not self._sockets:
+            # twistd has opened them already; `mcp-guard run` comes straight here.
+            try:
+                self.privilegedStartService()
+            except Exception as error:
+                self._close_sockets()
+                self.started.errback(error)
+                return
+        super().startService()
+        # Made now: twistd has changed to the user it is to run as.
+        self._directory = Path(tempfile.mkdtemp(prefix="mcp-guard-"))
+        self._listen_for_signals()
+        starting = Deferred.fromCoroutine(self._start())
+        starting.addErrback(lambda failure: log.failure("the start", failure=failure))
+
+    async def _start(self) -> None:
+        problems = await self.pool.start(self._shared(self.settings))
+        if self._stopping is not None:
+            return
+        if problems and not self._keep_trying:
+            await self.stopService()
+            self.started.errback(StartError(problems[0]))
+            return
+        log.info("listening on {url}, {workers} workers", url=self.url, workers=self.pool.count)
+        self.started.callback(self.url)
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the listener (the port is the one the system gave)."""
+        host, port = self.settings.server.host, self._sockets[0].getsockname()[1]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _shared(self, settings: Settings) -> Settings:
+        """What the workers get: with one key for all of them in any case."""
+        if settings.server.session_key is not None:
+            return settings
+        key = Secret(self._key.hex(), "the parent process")
+        return evolve(settings, server=evolve(settings.server, session_key=key))
+
+    def _launch(
+        self,
+        number: int,
+        generation: Generation,
+        *,
+        settle: bool,
+        on_ready: Callable[[Any], None],
+        on_ended: Callable[[Any, str], None],
+    ) -> WorkerProcess:
+        assert self._directory is not None
+        self._lives += 1
+        assignment = Assignment(
+            number=number,
+            life=self._lives,
+            workers=self.pool.count,
+            settings=generation.settings,
+            directory=self._directory,
+            settle_secs=PROCESS_BOUNDS.settle_secs if settle else 0.0,
+        )
+
+        def ended(worker: WorkerProcess, how: str) -> None:
+            self.pool.went(worker.peer)
+            on_ended(worker, how)
+
+        worker = WorkerProcess(
+            self._reactor,
+            assignment,
+            generation,
+            tuple(one.fileno() for one in self._sockets),
+            command(self._log_level),
+            environment(os.environ, sys.path),
+            PROCESS_BOUNDS,
+            on_came=self.pool.came,
+            on_ready=on_ready,
+            on_ended=ended,
+        )
+        worker.start()
+        return worker
+
+    def _record(self, number: int, what: str, **details: Any) -> None:
+        """What happened to a worker."""
+
+    # -- reload ----------------------------------------------------------------------------
+
+    def _listen_for_signals(self) -> None:
+        # Only the main thread of a real process may; tests run the service without signals.
+        for number, act in ((signal.SIGHUP, self.reload), (signal.SIGUSR1, self.reopen)):
+            try:
+                signal.signal(number, lambda *_, act=act: self._reactor.callFromThread(act))
+            except ValueError:
+                log.debug("not on the main thread: signals are not listened to")
+
+    def reopen(self) -> None:
+        """Have the audit file opened anew, after something else has moved it."""
+        for peer in self.pool.peers():
+            peer.control.tell("reopen", None)
+
+    def reload(self) -> None:
+        """Read the configuration again, and replace the workers if it can be used."""
+        if self._stopping is not None:
+            return
+        if self._reloading:
+            self._reload_again = True
+            return
+        self._reloading = True
+        reloading = Deferred.fromCoroutine(self._reload())
+        reloading.addErrback(lambda failure: log.failure("the reload", failure=failure))
+        reloading.addBoth(self._reloaded)
+
+    async def _reload(self) -> None:
+        try:
+            loaded = self._reread()
+        except ConfigurationError as error:
+            for problem in error.problems:
+                log.error("not reloaded: {problem}", problem=problem)
+            return
+        for warning in loaded.warnings:
+            log.warn("{warning}", warning=warning)
+        settings, fixed = without_restart(self.settings, loaded.settings)
+        for key in fixed:
+            log.warn("{key} changes with a restart only, and is left as it was", key=key)
+        log.info("reloading")
+        try:
+            await self.pool.replace(self._shared(settings))
+        except StartFailed as failure:
+            if self._stopping is None:
+                log.error("not reloaded: {why}", why=failure)
+            return
+        self.settings = settings
+        log.info("reloaded")
+
+    def _reloaded(self, _: object) -> None:
+        self._reloading = False
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
+
+    # -- stop ------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        """Have every worker drain and end, then let go of the sockets."""
+        if self._stopping is None:
+            super().stopService()
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        done: Deferred[None] = Deferred()
+        self._stopping.addBoth(_pass_to, done)
+        return done
+
+    async def _stop(self) -> None:
+        # With the workers' own copies these are all: from now on connections are refused.
+        self._close_sockets()
+        await self.pool.stop(keep=self.settings.server.session_key is not None)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _close_sockets(self) -> None:
+        for one in self._sockets:
+            one.close()
+        self._sockets.clear()
+
+
+def without_restart(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """The new settings, but for what only a restart can change; and the names of these keys."""
+    fixed = [
+        f"server.{key}"
+        for key in ("host", "port", "workers")
+        if getattr(old.server, key) != getattr(new.server, key)
+    ]
+    if old.admin != new.admin:
+        fixed.append("admin")
+    server = evolve(
+        new.server, host=old.server.host, port=old.server.port, workers=old.server.workers
+    )
+    return evolve(new, server=server, admin=old.admin), tuple(fixed)
+
+
+def _pass_to(result: Any, done: Deferred[Any]) -> Any:
+    done.callback(result)
+    return result
