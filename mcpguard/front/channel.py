@@ -6,15 +6,20 @@ its body: so there is one path on which answers leave.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.connection import Connection, Phase
+from mcpguard.front.handover import Outcome, head_bytes, request_bytes
 from mcpguard.front.head import Garbage, Head, HeadReader
+from mcpguard.front.moving import Move
 from mcpguard.front.outlet import PacedOutlet, phrase
+from mcpguard.front.relay import Relay
 from mcpguard.front.request import BODIES_FULL
 
 if TYPE_CHECKING:
@@ -25,6 +30,8 @@ _FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n") | frozenset(
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 """What a request can start with; a TLS hello on a plain port, for one, does not."""
+
+_OWNER_BUSY = Refusal(Reason.OVERLOADED, retry_after=1.0, detail="its session's worker is busy")
 
 
 class GuardChannel(HTTPChannel, Connection):
@@ -41,6 +48,10 @@ class GuardChannel(HTTPChannel, Connection):
         self.maxHeaders = site.limits.header_count
         self._reader = self._new_reader()
         self._refused_unread = False
+        self._move: Move | None = None
+        self._stay: tuple[Callable[[Refusal | None], None], int] | None = None
+        """How to go on if it cannot move, and how much of what is unread that deals with."""
+        self._relay: Relay | None = None
 
     @property
     def outlet(self) -> PacedOutlet | None:  # type: ignore[override]
@@ -78,8 +89,18 @@ class GuardChannel(HTTPChannel, Connection):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Leave the registry and let the requests know."""
         self.phase = Phase.CLOSING
+        if self._move is not None:
+            self._move.cancel()
+        if self._relay is not None:
+            self._relay.client_lost()
         self._guard.forget(self)
         super().connectionLost(reason)
+
+    def abort(self, word: str) -> None:
+        """Drop the connection with whatever is unsent; ``word`` goes to the counter."""
+        if self._move is not None:
+            self._move.cancel()
+        super().abort(word)
 
     def loseConnection(self) -> None:
         """Close once everything is sent; after `Limits.linger_secs` anyway.
@@ -103,6 +124,9 @@ class GuardChannel(HTTPChannel, Connection):
             self._turn_away(Garbage(408, "slow_head"))
         elif self.phase is Phase.BODY:
             self.refuse_unread(Refusal(Reason.SLOW_REQUEST))
+        elif self.phase is Phase.MOVING:
+            # The answer before is not read to its end.
+            self.abort("slow_reader")
         else:
             super()._expire()
 
@@ -124,6 +148,12 @@ class GuardChannel(HTTPChannel, Connection):
         Over TLS bytes still arrive after `loseConnection`; Twisted alone would go on parsing.
         """
         if self.phase is Phase.CLOSING or not data:
+            return
+        if self._move is not None:
+            self._move.take(data)
+            return
+        if self._relay is not None:
+            self._relay.forward(data)
             return
         if self.phase is Phase.WAITING:
             self._enter(Phase.HEAD, self._limits.head_secs)
@@ -152,7 +182,17 @@ class GuardChannel(HTTPChannel, Connection):
             return
         if head is not None:
             self._reader = self._new_reader()
-            self._hand_on(head)
+            owner = self._owner_of(head)
+            if owner is None:
+                self._hand_on(head, None)
+            else:
+                begun = head_bytes(head)
+                self._send_to(
+                    owner,
+                    begun + self.clearLineBuffer(),
+                    lambda refusal: self._hand_on(head, refusal),
+                    len(begun),
+                )
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line beyond the bound; Twisted alone closes without a word."""
@@ -161,8 +201,7 @@ class GuardChannel(HTTPChannel, Connection):
     def _new_reader(self) -> HeadReader:
         return HeadReader(self._limits.header_bytes, self._limits.header_count)
 
-    def _hand_on(self, head: Head) -> None:
-        refusal = None
+    def _hand_on(self, head: Head, refusal: Refusal | None) -> None:
         if head.fault:
             refusal = Refusal(Reason.MALFORMED_HTTP, f"Malformed HTTP request: {head.fault}")
         elif head.length is not None and head.length > self._limits.body_bytes:
@@ -193,15 +232,86 @@ class GuardChannel(HTTPChannel, Connection):
 
     def allContentReceived(self) -> None:
         """Process the request, once: a decoder may still deliver the end of a refused body."""
-        if self.phase is Phase.BODY:
-            self._enter(Phase.ANSWERING, math.inf)
-            super().allContentReceived()
+        if self.phase is not Phase.BODY:
+            return
+        owner = self._owner_of_body()
+        if owner is None:
+            self._process(None)
+            return
+        request = self.requests[-1]
+        # What came after the body Twisted keeps under this name until the request is answered.
+        rest = b"".join(self._dataBuffer)
+        unread = request_bytes(request.head, request.content.getvalue()) + rest
+        self._send_to(owner, unread, self._process, len(unread))
+
+    def _process(self, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            self.requests[-1].refusal = refusal
+        self._enter(Phase.ANSWERING, math.inf)
+        super().allContentReceived()
 
     def requestDone(self, request: Any) -> None:
         """Close, or wait for the next request."""
         if self.persistent and self.phase is Phase.ANSWERING:
             self._enter(Phase.WAITING, self._limits.idle_secs)
         super().requestDone(request)
+
+    # -- to another process, and what `handover.Movable` wants for it
+
+    def _owner_of(self, head: Head) -> int | None:
+        handover = self._guard.handover
+        too_large = head.length is not None and head.length > self._limits.body_bytes
+        if handover is None or head.fault or too_large or self._draining:
+            return None
+        return handover.owner_of_head(head)
+
+    def _owner_of_body(self) -> int | None:
+        handover, request = self._guard.handover, self.requests[-1]
+        if handover is None or request.refusal is not None or self._draining:
+            return None
+        return handover.owner_of_body(request.head, request.content.getvalue())
+
+    def _send_to(
+        self, owner: int, unread: bytes, stay: Callable[[Refusal | None], None], known: int
+    ) -> None:
+        """Let the connection move; ``stay`` goes on without the first ``known`` unread bytes."""
+        assert self._guard.handover is not None
+        self._enter(Phase.MOVING, self._limits.stall_secs)
+        self._stay = stay, known
+        self.transport.pauseProducing()
+        self._move = self._guard.handover.move(self, owner, unread)
+        if self._move is None:
+            self.stay(Outcome.BUSY, unread)
+
+    def moved(self) -> None:
+        """It is another process's now."""
+        self._move = None
+        self.phase = Phase.CLOSING
+
+    def relayed(self, relay: Relay) -> None:
+        """Another process serves it from now on."""
+        self._move, self._relay = None, relay
+        self._congested_since = None
+        self._enter(Phase.RELAYED, math.inf)
+        for request in self.requests:
+            request.connectionLost(Failure(ConnectionDone()))
+        self.requests.clear()
+
+    def relay_lost(self) -> None:
+        """The other process has ended it."""
+        self._relay = None
+        self.loseConnection()
+
+    def stay(self, outcome: Outcome, unread: bytes) -> None:
+        """It could not move: serve it here, or say that its session's worker is busy."""
+        assert self._stay is not None
+        (go_on, known), self._stay, self._move = self._stay, None, None
+        refusal = _OWNER_BUSY if outcome is Outcome.BUSY else None
+        if not self.congested:
+            self.transport.resumeProducing()
+        self._enter(Phase.HEAD, self._limits.head_secs)
+        go_on(refusal)
+        self.dataReceived(unread[known:])
 
     # -- refusing
 

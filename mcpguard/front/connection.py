@@ -22,6 +22,10 @@ class Phase(Enum):
     HEAD = "head"
     BODY = "body"
     ANSWERING = "answering"
+    MOVING = "moving"
+    """On its way to another process: what arrives goes along."""
+    RELAYED = "relayed"
+    """Served by another process: what arrives is passed on."""
     CLOSING = "closing"
     """Nothing that arrives counts any more."""
 

@@ -126,6 +126,9 @@ class FastChannel(Protocol, Connection):
             if len(body) < length:
                 self._wait_for_body(found, data[:end], body, length)
                 break
+            if self._is_parked_elsewhere(found, body):
+                self._hand_over(data)
+                break
             self._rest = data[end + length :]
             self._serve(found, body)
             if self.phase is not Phase.WAITING:
@@ -139,6 +142,9 @@ class FastChannel(Protocol, Connection):
         if length > self._limits.body_bytes or not site.bodies.fits(length):
             return False
         return head.session_id is None or not site.is_elsewhere(head.session_id)
+
+    def _is_parked_elsewhere(self, found: tuple[FastHead, str], body: bytes) -> bool:
+        return found[0].session_id is None and self._guard.is_parked_elsewhere(body)
 
     def _wait_for_head(self, data: bytes) -> None:
         if not self._heads.may_come(data):
@@ -164,6 +170,9 @@ class FastChannel(Protocol, Connection):
         self._missing -= len(piece)
         if not self._missing and self._head is not None:
             found, body = self._head, b"".join(self._parts)
+            if self._is_parked_elsewhere(found, body):
+                self._hand_over(data[len(piece) :])
+                return
             self._head, self._head_bytes, self._parts = None, b"", []
             self._rest = data[len(piece) :]
             self._reading = True

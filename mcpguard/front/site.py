@@ -19,6 +19,7 @@ from mcpguard.front.exchange import Corridor, Gate
 from mcpguard.front.fast_channel import FastChannel
 from mcpguard.front.fast_head import MAX_FAST_HEAD, FastHeads
 from mcpguard.front.fast_outlet import HeadLines
+from mcpguard.front.moving import Handover
 from mcpguard.front.request import GuardRequest
 from mcpguard.policy.addresses import address_block
 
@@ -101,6 +102,9 @@ class GuardSite(Site):
         self.lines = HeadLines()
         self.is_elsewhere: Callable[[str], bool] = _never
         """Whether the session with this id belongs to another process."""
+        self.is_parked_elsewhere: Callable[[bytes], bool] = _never
+        """Whether a request with this body, of no session, goes on with what another one holds."""
+        self.handover: Handover | None = None
         self._corridor = corridor
         self._heads_age_at = 0.0
         self._channels: set[Connection] = set()
@@ -118,6 +122,12 @@ class GuardSite(Site):
         channel = FastChannel(self, self._corridor)
         channel.factory = self
         return channel
+
+    def share(self, handover: Handover) -> None:
+        """Let connections move to other processes behind the same listener."""
+        self.handover = handover
+        self.is_elsewhere = handover.is_elsewhere
+        self.is_parked_elsewhere = handover.is_parked_elsewhere
 
     def general_channel(self) -> GuardChannel:
         """A channel that serves whatever HTTP/1.1 has."""
@@ -242,7 +252,7 @@ class GuardSite(Site):
                 channel.abort("failed")
 
 
-def _never(session_id: str) -> bool:
+def _never(of: object) -> bool:
     return False
 
 
