@@ -39,8 +39,7 @@ class Chain:
         """
         if not self._authenticators:
             raise _challenged(Refusal(Reason.NO_AUTHENTICATION_CONFIGURED), presented=False)
-        token = bearer_token(incoming)
-        return self._ask(0, token, incoming.peer, now, None)
+        return self._ask(0, bearer_token(incoming), incoming.peer, now, None)
 
     def _ask(
         self, first: int, token: str, peer: str, now: float, worst: Refusal | None
@@ -79,7 +78,7 @@ def bearer_token(incoming: Incoming) -> str:
 
     A token in the query is refused even beside a good header: it is in somebody's log by now.
     """
-    if _has_query_token(incoming.query):
+    if incoming.query and _has_query_token(incoming.query):
         text = "Credentials in the query string are not accepted"
         raise _challenged(Refusal(Reason.BAD_CREDENTIALS, text), presented=True)
     values = incoming.headers.get("authorization", ())
@@ -89,7 +88,7 @@ def bearer_token(incoming: Incoming) -> str:
         text = "More than one Authorization header"
         raise _challenged(Refusal(Reason.BAD_CREDENTIALS, text), presented=True)
     scheme, _, token = values[0].partition(" ")
-    if scheme.lower() != "bearer":
+    if scheme != "Bearer" and scheme.lower() != "bearer":
         text = "The Authorization header must use the Bearer scheme"
         raise _challenged(Refusal(Reason.BAD_CREDENTIALS, text), presented=False)
     token = token.strip(" ")
@@ -99,8 +98,6 @@ def bearer_token(incoming: Incoming) -> str:
 
 
 def _has_query_token(query: str) -> bool:
-    if not query:
-        return False
     try:
         fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:

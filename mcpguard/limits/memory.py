@@ -57,6 +57,9 @@ class MemoryLimiter:
     def peek(self, key: str, rate: Rate) -> Grant:
         """Tell whether one token is there; remembers nothing."""
         bucket = self._buckets.get(key)
+        if bucket is None and rate.burst >= 1:
+            # A full one, as every address has from which nobody has failed.
+            return Grant(True, math.ceil(rate.per_second), rate.burst, self._wall(), 0.0)
         level = fill(rate, None if bucket is None else bucket.level, self._clock())
         return self._grant(rate, level, wait(rate, level), until_full(rate, level))
 

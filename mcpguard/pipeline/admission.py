@@ -1,11 +1,14 @@
 """The steps between a parsed message and an upstream: the rules, then the limit of the tool."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from attrs import define
 from twisted.internet.defer import Deferred
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
-from mcpguard.limits.limiter import Grant, Limiter
+from mcpguard.limits.limiter import Limiter
 from mcpguard.pipeline.dispatch import authorize
 from mcpguard.pipeline.opaque import Opaque
 from mcpguard.pipeline.trip import Trip
@@ -14,11 +17,6 @@ from mcpguard.policy.principal import Principal
 from mcpguard.policy.rules import glob_matches
 from mcpguard.protocol.jsonrpc import Request
 from mcpguard.protocol.mcp import METHODS
-
-
-async def granted(answer: Grant | Deferred[Grant]) -> Grant:
-    """A limiter's answer, waited for only when it must be."""
-    return await answer if isinstance(answer, Deferred) else answer
 
 
 @define(eq=False)
@@ -30,7 +28,15 @@ class Admission:
     opaque: Opaque
 
     async def admit(self, trip: Trip, server: str, request: Request, *, modern: bool) -> None:
-        """Return if the request may go to ``server``; raises Refused otherwise.
+        """Return if the request may go to ``server``; raises Refused otherwise."""
+        rest = self.admit_now(trip, server, request, modern)
+        if rest is not None:
+            await rest
+
+    def admit_now(
+        self, trip: Trip, server: str, request: Request, modern: bool
+    ) -> Coroutine[Any, Any, None] | None:
+        """Do the same, and give as a coroutine what must be waited for, if anything.
 
         Another round of a request is a request like any other here.
         """
@@ -53,8 +59,10 @@ class Admission:
         trip.custody = self.opaque.custody(
             principal.key, server, route.path, request.method, modern=modern
         )
-        if request.method == "tools/call" and self.settings.enabled:
-            await self._tool_limits(trip, principal, str((request.params or {})["name"]))
+        rules = self.settings.tool_limits
+        if rules and request.method == "tools/call" and self.settings.enabled:
+            return self._tool_limits(trip, principal, str((request.params or {})["name"]))
+        return None
 
     async def _tool_limits(self, trip: Trip, principal: Principal, tool: str) -> None:
         for rule in self.settings.tool_limits:
@@ -62,7 +70,8 @@ class Admission:
                 continue
             rate = Rate(rule.requests_per_second, rule.burst_size)
             key = f"tool\0{principal.key}\0{rule.tool_pattern}\0{tool}"
-            grant = await granted(self.limiter.take(key, rate))
+            taken = self.limiter.take(key, rate)
+            grant = await taken if isinstance(taken, Deferred) else taken
             trip.books.meter.rate_limit(grant.allowed)
             if not grant.allowed:
                 trip.grant = grant

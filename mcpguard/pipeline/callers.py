@@ -1,7 +1,7 @@
 """What a request's sender may take before it is looked at: attempts, requests, memory, places."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, Protocol
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming
-from mcpguard.limits.limiter import Limiter
+from mcpguard.limits.limiter import Grant, Limiter
 from mcpguard.pipeline.accepted_bytes import AcceptedBytes, RequestBytes
 from mcpguard.pipeline.trip import Books, Trip
 from mcpguard.policy.addresses import address_block
@@ -51,40 +51,73 @@ class Callers:
     _rates: dict[str, tuple[Allowance, Rate, str]] = field(init=False, factory=dict)
     """By principal: its limits, the rate that they mean, and the name of its bucket."""
 
-    async def identify(self, incoming: Incoming) -> Principal:
+    # What must be waited for is given as a coroutine; mostly there is nothing.
+
+    def identify(self, incoming: Incoming) -> Principal | Coroutine[Any, Any, Principal]:
         """Who is asking, with failed attempts limited per address; raises Refused."""
-        peer = f"failed\0{address_block(incoming.peer)}"
-        rate = self._failed_rate
+        peer = incoming.peer
+        key = "failed\0" + (address_block(peer) if ":" in peer else peer)
         # Checked before the next attempt, charged by failures only: guessing is bounded, many
         # honest callers behind one address are not.
-        looked = self.limiter.peek(peer, rate)
-        grant = await looked if isinstance(looked, Deferred) else looked
+        looked = self.limiter.peek(key, self._failed_rate)
+        if isinstance(looked, Deferred):
+            return self._looked(incoming, key, looked)
+        return self._attempt(incoming, key, looked)
+
+    async def _looked(self, incoming: Incoming, key: str, looked: Deferred[Grant]) -> Principal:
+        found = self._attempt(incoming, key, await looked)
+        return found if isinstance(found, Principal) else await found
+
+    def _attempt(
+        self, incoming: Incoming, key: str, grant: Grant
+    ) -> Principal | Coroutine[Any, Any, Principal]:
         if not grant.allowed:
             raise Refused(Refusal(Reason.TOO_MANY_FAILURES, retry_after=grant.retry_after))
         try:
             found = self.authenticator.authenticate(incoming, self.books.clocks.wall())
-            principal = await found if isinstance(found, Deferred) else found
         except Refused as refused:
-            if refused.refusal.reason is not Reason.NO_CREDENTIALS:
-                charged = self.limiter.take(peer, rate)
-                if isinstance(charged, Deferred):
-                    await charged
-            self.books.meter.auth("none", "failure")
-            raise
+            return self._failed(key, refused)
+        if isinstance(found, Deferred):
+            return self._found(key, found)
+        self.books.meter.auth(found.provider, "success")
+        return found
+
+    async def _found(self, key: str, found: Deferred[Principal]) -> Principal:
+        try:
+            principal = await found
+        except Refused as refused:
+            return await self._failed(key, refused)
         self.books.meter.auth(principal.provider, "success")
         return principal
 
-    async def charge(self, trip: Trip, principal: Principal) -> None:
+    async def _failed(self, key: str, refused: Refused) -> NoReturn:
+        if refused.refusal.reason is not Reason.NO_CREDENTIALS:
+            charged = self.limiter.take(key, self._failed_rate)
+            if isinstance(charged, Deferred):
+                await charged
+        self.books.meter.auth("none", "failure")
+        raise refused
+
+    def charge(self, trip: Trip, principal: Principal) -> Coroutine[Any, Any, None] | None:
         """Charge a request to its caller's own limit; raises Refused."""
         self.seen(principal)
         if not self.limits.enabled:
-            return
+            return None
         known = self._rates.get(principal.key)
         if known is None or known[0] is not principal.limits:
             known = self._note_rate(principal)
         taken = self.limiter.take(known[2], known[1])
-        grant = trip.grant = await taken if isinstance(taken, Deferred) else taken
-        trip.books.meter.rate_limit(grant.allowed)
+        if isinstance(taken, Deferred):
+            return self._taken(trip, taken)
+        self._charged(trip, taken)
+        return None
+
+    async def _taken(self, trip: Trip, taken: Deferred[Grant]) -> None:
+        self._charged(trip, await taken)
+
+    def _charged(self, trip: Trip, grant: Grant) -> None:
+        trip.grant = grant
+        self.books.meter.rate_limit(grant.allowed)
         if not grant.allowed:
             raise Refused(Refusal(Reason.RATE_LIMITED, retry_after=grant.retry_after))
 

@@ -6,6 +6,9 @@ steps up to the parse stand here, the later ones in the wire of the request's er
 through `admission.Admission` before anything reaches a server.
 """
 
+from collections.abc import Coroutine
+from typing import Any
+
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -22,9 +25,10 @@ from mcpguard.pipeline.modern import ModernWire
 from mcpguard.pipeline.places import Part
 from mcpguard.pipeline.revival import Revival
 from mcpguard.pipeline.session_table import SessionTable
+from mcpguard.pipeline.sessions import Session
 from mcpguard.pipeline.sse_wire import SseWire
 from mcpguard.pipeline.trip import Books, Trip, digest_of
-from mcpguard.pipeline.walking import walk
+from mcpguard.pipeline.walking import Walk, walk
 from mcpguard.policy.origins import OriginRules, check_host, check_origin
 from mcpguard.policy.principal import Principal
 from mcpguard.policy.rules import Operation, decide
@@ -80,7 +84,13 @@ class Pipeline:
     def handle(self, incoming: Incoming, outlet: Outlet) -> None:
         """Walk one MCP request; whatever goes wrong ends as a recorded refusal."""
         trip = Trip(self.books, incoming, outlet)
-        walk(self._walk(trip), lambda error: self._broken(error, trip))
+        try:
+            rest = self._walk(trip)
+        except Exception as error:
+            self._broken(error, trip)
+            return
+        if rest is not None:
+            walk(rest, lambda error: self._broken(error, trip))
 
     def screen(self, incoming: Incoming) -> Refusal | None:
         """The Host and Origin rules (DNS rebinding; CVE-2025-66414 and its kin)."""
@@ -99,7 +109,7 @@ class Pipeline:
 
     def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
         """Who is asking, with failed attempts limited per address."""
-        return Deferred.fromCoroutine(self.callers.identify(incoming))
+        return Deferred.fromCoroutine(self._identity(incoming))
 
     def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
         """Record and answer a refusal that the front decided."""
@@ -122,7 +132,11 @@ class Pipeline:
 
     # -- the steps -------------------------------------------------------------------------
 
-    async def _walk(self, trip: Trip) -> None:
+    # Mostly nothing has to be waited for, so each of them is a plain call that gives the rest of
+    # the walk as a coroutine where it must wait: eight coroutines for each request took longer
+    # than the checks in them.
+
+    def _walk(self, trip: Trip) -> Walk | None:
         incoming = trip.incoming
         approach = self._approaches.of(incoming)
         if approach.refusal is not None:
@@ -131,10 +145,44 @@ class Pipeline:
             raise Refused(Refusal(Reason.DRAINING, retry_after=5.0))
         if approach.checked_early:
             _check_method(incoming, approach.at_root)
-        principal = trip.principal = await self.callers.identify(incoming)
+        found = self.callers.identify(incoming)
+        if isinstance(found, Principal):
+            return self._identified(trip, approach, found)
+        return self._identify(trip, approach, found)
+
+    async def _identify(
+        self, trip: Trip, approach: Approach, found: Coroutine[Any, Any, Principal]
+    ) -> None:
+        rest = self._identified(trip, approach, await found)
+        if rest is not None:
+            await rest
+
+    async def _identity(self, incoming: Incoming) -> Principal:
+        found = self.callers.identify(incoming)
+        return found if isinstance(found, Principal) else await found
+
+    def _identified(self, trip: Trip, approach: Approach, principal: Principal) -> Walk | None:
+        trip.principal = principal
         trip.step("AuthSuccess")
-        await self.callers.charge(trip, principal)
-        place = approach.place
+        charging = self.callers.charge(trip, principal)
+        if charging is None:
+            return self._charged(trip, approach, principal)
+        return self._charge(trip, approach, principal, charging)
+
+    async def _charge(
+        self,
+        trip: Trip,
+        approach: Approach,
+        principal: Principal,
+        charging: Coroutine[Any, Any, None],
+    ) -> None:
+        await charging
+        rest = self._charged(trip, approach, principal)
+        if rest is not None:
+            await rest
+
+    def _charged(self, trip: Trip, approach: Approach, principal: Principal) -> Walk | None:
+        incoming, place = trip.incoming, approach.place
         if place is None:
             raise Refused(Refusal(Reason.NOT_FOUND))
         route = trip.route = place.route
@@ -144,14 +192,16 @@ class Pipeline:
         )
         if not verdict.allowed:
             raise Refused(Refusal(Reason.SERVER_DENIED, detail=verdict.reason))
-        _check_method(incoming, None if place.part is None else place.part.method)
-        if place.part is None:
-            await self._walk_streamable(trip, approach, principal, route)
-        elif place.part is Part.STREAM:
+        part = place.part
+        if part is None:
+            _check_method(incoming, None)
+            return self._walk_streamable(trip, approach, principal, route)
+        _check_method(incoming, part.method)
+        if part is Part.STREAM:
             _require_stream(approach)
             self.sse.open(trip)
-        else:
-            await self._walk_messages(trip, approach, principal)
+            return None
+        return self._walk_messages(trip, approach, principal)
 
     async def _walk_messages(self, trip: Trip, approach: Approach, principal: Principal) -> None:
         """A message of HTTP+SSE: once it is known to be a request, its refusal goes elsewhere."""
@@ -166,15 +216,16 @@ class Pipeline:
         self.callers.enter(trip, principal, message)
         await self.sse.post(trip, held, message)
 
-    async def _walk_streamable(
+    def _walk_streamable(
         self, trip: Trip, approach: Approach, principal: Principal, route: Route
-    ) -> None:
-        incoming, version, stateless = trip.incoming, approach.version, approach.stateless
-        session_id = None if stateless else incoming.header("mcp-session-id")
-        if len(incoming.headers.get("mcp-session-id", ())) > 1 and not stateless:
+    ) -> Walk | None:
+        incoming, stateless = trip.incoming, approach.stateless
+        sessions = () if stateless else incoming.headers.get("mcp-session-id", ())
+        if len(sessions) > 1:
             raise Refused(Refusal(Reason.INVALID_REQUEST, "Mcp-Session-Id was sent twice"))
-        session = None
-        if session_id is not None:
+        session_id = session = None
+        if sessions:
+            session_id = sessions[0]
             session = self.table.find(session_id, principal, route)
             if session is None:
                 self.revival.recall(session_id, principal, route)
@@ -182,42 +233,56 @@ class Pipeline:
             else:
                 trip.session_digest = session.digest
         if incoming.method != "POST":
-            if stateless:
-                raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "POST"),)))
-            if session_id is None:
-                raise Refused(Refusal(Reason.SESSION_REQUIRED))
-            if incoming.method == "DELETE":
-                self.legacy.delete(trip, session or await self.revival.session(trip, session_id))
-                return
-            _require_stream(approach)
-            self.legacy.get(trip, session or await self.revival.session(trip, session_id))
-            return
+            return self._walk_stream(trip, approach, session, session_id)
+        version = approach.version
         message = self._read(trip, approach, bare=version is None and session_id is None)
         self.callers.enter(trip, principal, message)
         if stateless:
             _require_both_types(approach)
-            await self.modern.post(trip, message)
-        elif _claims_modern(message):
+            return self.modern.post(trip, message)
+        if _claims_modern(message):
             raise Refused(
                 Refusal(
                     Reason.HEADER_MISMATCH,
                     "The body's protocol version needs the MCP-Protocol-Version header",
                 )
             )
-        elif session_id is not None:
+        if session_id is not None:
             trip.in_band = True
             _require_both_types(approach)
-            session = session or await self.revival.session(trip, session_id)
-            await self.legacy.post(trip, session, message)
-        elif isinstance(message, Request) and message.method == "initialize":
+            if session is None:
+                return self._revive(trip, session_id, message)
+            return self.legacy.post(trip, session, message)
+        if isinstance(message, Request) and message.method == "initialize":
             trip.in_band = True
             _require_both_types(approach)
-            await self.legacy.initialize(trip, message)
-        elif version is None and isinstance(message, Request):
+            return self.legacy.initialize(trip, message)
+        if version is None and isinstance(message, Request):
             trip.in_band = True
-            await self.bare.post(trip, message)
-        else:
+            return self.bare.post(trip, message)
+        raise Refused(Refusal(Reason.SESSION_REQUIRED))
+
+    async def _revive(
+        self, trip: Trip, session_id: str, message: Request | Notification | Response
+    ) -> None:
+        session = await self.revival.session(trip, session_id)
+        rest = self.legacy.post(trip, session, message)
+        if rest is not None:
+            await rest
+
+    async def _walk_stream(
+        self, trip: Trip, approach: Approach, session: Session | None, session_id: str | None
+    ) -> None:
+        """A GET or a DELETE."""
+        if approach.stateless:
+            raise Refused(Refusal(Reason.METHOD_NOT_ALLOWED, headers=(("Allow", "POST"),)))
+        if session_id is None:
             raise Refused(Refusal(Reason.SESSION_REQUIRED))
+        if trip.incoming.method == "DELETE":
+            self.legacy.delete(trip, session or await self.revival.session(trip, session_id))
+            return
+        _require_stream(approach)
+        self.legacy.get(trip, session or await self.revival.session(trip, session_id))
 
     def _read(
         self, trip: Trip, approach: Approach, *, bare: bool

@@ -1,5 +1,8 @@
 """The handshake eras on the client's side (2025-03-26 to 2025-11-25): POST, GET, DELETE."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
@@ -19,6 +22,7 @@ from mcpguard.pipeline.streams import (
     stop_timer,
 )
 from mcpguard.pipeline.trip import Trip, digest_of
+from mcpguard.pipeline.walking import Walk
 from mcpguard.protocol.jsonrpc import Notification, Request, Response, encode
 from mcpguard.protocol.mcp import LATEST_LEGACY, LEGACY_VERSIONS, METHODS
 from mcpguard.upstream.link import (
@@ -177,31 +181,44 @@ class LegacyWire:
 
     # -- POST in a session -----------------------------------------------------------------
 
-    async def post(
+    def post(
         self, trip: Trip, session: Session, message: Request | Notification | Response
-    ) -> None:
-        """One message of a session."""
+    ) -> Walk | None:
+        """One message of a session; gives as a coroutine what must be waited for, if anything."""
         if isinstance(message, Request):
-            await self._request(trip, session, message)
-        elif isinstance(message, Notification):
+            return self._request(trip, session, message)
+        if isinstance(message, Notification):
             self.notify(trip, session, message)
-            self._accepted(trip)
         else:
             session.take_response(message.fields)
-            self._accepted(trip)
+        self._accepted(trip)
+        return None
 
-    async def _request(self, trip: Trip, session: Session, request: Request) -> None:
+    def _request(self, trip: Trip, session: Session, request: Request) -> Walk | None:
         if request.method == "initialize":
             raise Refused(Refusal(Reason.INVALID_REQUEST, "This session is already initialized"))
-        await self.admission.admit(trip, session.route.upstream.name, request, modern=False)
+        server = session.route.upstream.name
+        waiting = self.admission.admit_now(trip, server, request, False)
+        if waiting is not None:
+            return self._admit(trip, session, request, waiting)
+        self._admitted(trip, session, request)
+        return None
+
+    async def _admit(
+        self, trip: Trip, session: Session, request: Request, waiting: Coroutine[Any, Any, None]
+    ) -> None:
+        await waiting
+        self._admitted(trip, session, request)
+
+    def _admitted(self, trip: Trip, session: Session, request: Request) -> None:
         if session.ended:
             raise Refused(Refusal(Reason.SESSION_NOT_FOUND))
         reply = PostAnswer(
-            outlet=trip.outlet,
-            headers=trip.answer_headers,
-            may_stream=True,
-            new_stream=session.new_stream,
-            prime=session.version >= _PRIMING_SINCE,
+            trip.outlet,
+            trip.answer_headers,
+            True,
+            session.new_stream,
+            session.version >= _PRIMING_SINCE,
         )
         self.run(trip, session, request, reply)
 
@@ -211,33 +228,22 @@ class LegacyWire:
         assert principal is not None
         assert link is not None
         call = RunningCall(
-            trip=trip,
-            reply=reply,
-            client_id=request.id,
-            principal=principal,
-            server=session.route.upstream.name,
-            method=request.method,
-            clock=self.clock,
-            patience=self.patience,
-            on_end=lambda ended: self._ended(session, ended),
+            trip,
+            reply,
+            request.id,
+            principal,
+            session.route.upstream.name,
+            request.method,
+            self.clock,
+            self.patience,
+            on_end=session.call_ended,
             aside=session.notification,
         )
-        session.running.append(call)
+        session.running[call] = None
         call.start(
             link,
-            Outbound(
-                id=request.id,
-                method=request.method,
-                params=request.params,
-                version=session.version,
-                principal_key=principal.key,
-            ),
+            Outbound(request.id, request.method, request.params, session.version, principal.key),
         )
-
-    def _ended(self, session: Session, call: RunningCall) -> None:
-        if call in session.running:
-            session.running.remove(call)
-        session.last_used = self.clock.seconds()
 
     def notify(self, trip: Trip, session: Session, message: Notification) -> None:
         """Pass on what a client tells its session; what is not relayed is settled as dropped."""

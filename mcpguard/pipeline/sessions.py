@@ -96,7 +96,7 @@ class Session:
     link: Link | None = None
     ended: bool = False
     last_used: float = 0.0
-    running: list[RunningCall] = field(factory=list)
+    running: dict[RunningCall, None] = field(factory=dict)
     """In order of start."""
     log: ReplayLog = Factory(
         lambda self: ReplayLog(self.bounds.replay_events, self.bounds.replay_bytes),
@@ -183,6 +183,11 @@ class Session:
         self._streams[GET_STREAM] = stream
         return stream
 
+    def call_ended(self, call: RunningCall) -> None:
+        """One of the running requests is over."""
+        self.running.pop(call, None)
+        self.last_used = self.monotonic()
+
     @property
     def streaming(self) -> bool:
         """Whether any client connection is reading from this session."""
@@ -256,7 +261,7 @@ class Session:
         target = self._target_of(related)
         held = related
         if held is None and self.running:
-            held = (target or self.running[-1]).call
+            held = (target or next(reversed(self.running))).call
         if held is not None:
             # A person may think longer than a server may take for an answer.
             held.hold()

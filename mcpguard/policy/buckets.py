@@ -42,8 +42,9 @@ def take(rate: Rate, level: Level | None, now: float, cost: float = 1.0) -> tupl
     A cost above ``burst`` can never be paid and waits for ever (``math.inf``).
     """
     current = fill(rate, level, now)
-    if current.tokens + _ROUNDING >= cost:
-        return Level(current.tokens - cost, current.at), 0.0
+    tokens = current.tokens
+    if tokens + _ROUNDING >= cost:
+        return Level(tokens - cost, current.at), 0.0
     return current, wait(rate, current, cost)
 
 

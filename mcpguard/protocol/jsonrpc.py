@@ -15,7 +15,7 @@ from attrs import frozen
 from msgspec import Struct
 
 from mcpguard.errors import Reason
-from mcpguard.protocol.members import ENVELOPE, Names, guarded
+from mcpguard.protocol.members import ENVELOPE, Names, all_plain, guarded
 
 Id = str | int
 
@@ -116,7 +116,8 @@ def parse_object(data: bytes, bounds: Bounds) -> dict[str, Any]:
         raise Malformed(Reason.INVALID_REQUEST, "The message must be a JSON object")
     if value.get("jsonrpc") != "2.0":
         _refuse(value, 'The member "jsonrpc" must be "2.0"')
-    _check_names(value, value, ENVELOPE)
+    if not ENVELOPE.exact.issuperset(value):
+        _check_names(value, value, ENVELOPE)
     return value
 
 
@@ -127,7 +128,8 @@ def encode(message: Mapping[str, Any]) -> bytes:
     """
     plain = message if type(message) is dict else dict(message)
     try:
-        return orjson.dumps(plain)
+        encoded: bytes = orjson.dumps(plain)
+        return encoded
     except orjson.JSONEncodeError:
         # orjson ends at 64-bit integers and at 254 levels; the standard library does not.
         text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -162,9 +164,16 @@ def _decode(body: bytes, bounds: Bounds) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise Malformed(Reason.PARSE, "The body is not valid JSON") from None
-    _measure(body, value, bounds)
-    if _is_canonical(body, value):
-        return value
+    opened = body.count(b"{") + body.count(b"[")
+    # Every value but the outermost is either the first of a container or follows a comma.
+    if opened > bounds.max_depth or opened + body.count(b",") >= bounds.max_nodes:
+        _measure(value, bounds)
+    try:
+        # What is written exactly as it would be encoded has no member twice.
+        if orjson.dumps(value) == body:
+            return value
+    except orjson.JSONEncodeError:
+        pass
     try:
         # Numbers survive here that the fast decoder rounds: integers beyond 64 bits.
         return _strict(body.decode("utf-8"))
@@ -177,21 +186,8 @@ def _decode(body: bytes, bounds: Bounds) -> Any:
         _refuse(value, "The body is nested too deeply")
 
 
-def _is_canonical(body: bytes, value: Any) -> bool:
-    """Tell whether ``body`` is exactly what ``value`` encodes to, which duplicates never are."""
-    try:
-        return orjson.dumps(value) == body
-    except orjson.JSONEncodeError:
-        return False
-
-
-def _measure(body: bytes, value: Any, bounds: Bounds) -> None:
-    """Hold the bounds; counts bytes first, and walks the value only when that leaves doubt."""
-    opened = body.count(b"{") + body.count(b"[")
-    # Every value but the outermost is either the first of a container or follows a comma.
-    most = 1 + opened + body.count(b",")
-    if opened <= bounds.max_depth and most <= bounds.max_nodes:
-        return
+def _measure(value: Any, bounds: Bounds) -> None:
+    """Hold the bounds where the number of brackets and commas has left a doubt."""
     depth, nodes = 0, 1
     level = [value] if isinstance(value, dict | list) else []
     while level:
@@ -230,7 +226,8 @@ def _element(value: Any) -> Message:
 def _classify(value: dict[str, Any]) -> Message:
     if value.get("jsonrpc") != "2.0":
         _refuse(value, 'The member "jsonrpc" must be "2.0"')
-    _check_names(value, value, ENVELOPE)
+    if not ENVELOPE.exact.issuperset(value):
+        _check_names(value, value, ENVELOPE)
     if "method" not in value:
         return _response(value)
     method = value["method"]
@@ -241,13 +238,13 @@ def _classify(value: dict[str, Any]) -> Message:
     params = value.get("params")
     if "params" in value and not isinstance(params, dict):
         _refuse(value, 'The member "params" must be an object')
-    if params is not None:
+    if params is not None and not all_plain(params):
         for members, names in guarded(params):
             _check_names(value, members, names)
     if "id" not in value:
         return Notification(method, params, value)
-    id = _readable_id(value)
-    if id is None:
+    id = value["id"]
+    if type(id) is not int and type(id) is not str:
         _refuse(value, 'The member "id" must be a string or an integer')
     return Request(id, method, params, value)
 

@@ -119,6 +119,14 @@ _WITHIN_PARAMS = (
 )
 
 
+_PLACES = frozenset({"_meta", *(member for member, _ in _WITHIN_PARAMS)})
+
+
+def all_plain(params: Mapping[str, Any]) -> bool:
+    """Whether `guarded` would yield ``params`` alone, and every name of them is one of ours."""
+    return PARAMS.exact.issuperset(params) and _PLACES.isdisjoint(params)
+
+
 def guarded(params: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Names]]:
     """Yield every place below ``params`` that has names of ours, with those names."""
     yield params, PARAMS

@@ -484,7 +484,7 @@ class StreamTests(SessionCase):
                 )
             self.link.answer(number, result={"content": []})
         self.assertLessEqual(len(self.inbox._streams), self.inbox.bounds.replay_events)
-        self.assertEqual(self.inbox.running, [])
+        self.assertEqual(self.inbox.running, {})
 
     def test_priming_only_where_it_is_known(self) -> None:
         """Clients before 2025-11-25 get no event without data."""
