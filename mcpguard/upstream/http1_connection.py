@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, field
 from twisted.internet.error import ConnectionDone
@@ -23,6 +23,18 @@ log = Logger()
 
 _PIECE = 131_072
 """Bytes handed to the transport at a time, as many as it gives the kernel at once."""
+
+
+class Dialler(Protocol):
+    """Who opens a connection; hears one of these."""
+
+    def usable(self, connection: "Http1Connection") -> None:
+        """It can carry its first request."""
+        ...
+
+    def unusable(self, failure: Failure) -> None:
+        """It was lost before."""
+        ...
 
 
 @implementer(IPullProducer)
@@ -50,20 +62,19 @@ class _Remainder:
 class Http1Connection:
     """Carries one exchange at a time.
 
-    ``ready`` is called once it can be used (over TLS: its server is verified), ``refused`` if it
-    is lost before that. Whatever a server sends that nobody asked for ends the connection: it
+    Its dialler is told once it can be used (over TLS: its server is verified), or that it is lost
+    before that. Whatever a server sends that nobody asked for ends the connection: it
     must not be taken for the answer to the next request.
     """
 
     keeper: Keeper
     heads: AnswerHeads
     bounds: AnswerBounds
-    ready: Callable[["Http1Connection"], None]
-    refused: Callable[[Failure], None]
+    dialler: Dialler | None
+    """None once it was told."""
     tls: bool
     idle_until: float = field(init=False, default=0.0)
     transport: Any = field(init=False, default=None)
-    _usable: bool = field(init=False, default=False)
     _lost: bool = field(init=False, default=False)
     _dead: bool = field(init=False, default=False)
     """Given up by us; its end is still to be told."""
@@ -192,9 +203,10 @@ class Http1Connection:
             self._opened()
 
     def _opened(self) -> None:
-        if not self.dead and not self._usable:
-            self._usable = True
-            self.ready(self)
+        dialler = self.dialler
+        if not self.dead and dialler is not None:
+            self.dialler = None
+            dialler.usable(self)
 
     def connectionLost(self, reason: Failure) -> None:
         """See `IProtocol`."""
@@ -203,11 +215,12 @@ class Http1Connection:
         told, self._lost = self._dead, True
         self._socket = self._send = None
         exchange, self._exchange = self._exchange, None
+        dialler, self.dialler = self.dialler, None
         if not told:
-            if self._usable:
+            if dialler is None:
                 self.keeper.gone(self)
             else:
-                self.refused(reason)
+                dialler.unusable(reason)
         waiting, self._on_lost = self._on_lost, []
         for call in waiting:
             call()

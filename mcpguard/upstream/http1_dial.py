@@ -37,8 +37,7 @@ class Dial:
     endpoint: Endpoint
     clock: IReactorTime
     handshake_secs: float
-    build: Callable[[Callable[[Http1Connection], None], Callable[[Failure], None]], Http1Connection]
-    """Makes the connection, given what it calls when it is usable, or lost before."""
+    build: "Callable[[Dial], Http1Connection]"
     opened: "Callable[[Dial, Http1Connection], None]"
     failed: "Callable[[Dial, Failure], None]"
     _attempt: Deferred[Any] | None = field(init=False, default=None)
@@ -48,22 +47,41 @@ class Dial:
 
     def start(self) -> None:
         """Begin; what comes of it may be known before this returns."""
-        self._attempt = self.endpoint.connect(_OneConnection(self._made))
-        self._attempt.addCallbacks(self._dialled, self._failed)
+        attempt = self.endpoint.connect(_OneConnection(self._made))
+        if not self._over:
+            self._attempt = attempt
+        attempt.addCallbacks(self._dialled, self.unusable)
 
     def cancel(self) -> None:
         """Stop it."""
+        connection, attempt = self._connection, self._attempt
         if self._end():
-            if self._connection is not None:
-                self._connection.cut()
-            if self._attempt is not None:
-                self._attempt.cancel()
+            if connection is not None:
+                connection.cut()
+            if attempt is not None:
+                attempt.cancel()
+
+    # http1_connection.Dialler
+
+    def usable(self, connection: Http1Connection) -> None:
+        """See `http1_connection.Dialler`."""
+        if self._end():
+            self.opened(self, connection)
+
+    def unusable(self, failure: Failure) -> None:
+        """See `http1_connection.Dialler`."""
+        if self._end():
+            self.failed(self, failure)
+
+    # inside
 
     def _made(self) -> Http1Connection:
-        self._connection = self.build(self._ready, self._failed)
+        connection = self.build(self)
         if self._over:
-            self._connection.cut()
-        return self._connection
+            connection.cut()
+        else:
+            self._connection = connection
+        return connection
 
     def _dialled(self, _: object) -> None:
         if not self._over:
@@ -73,21 +91,15 @@ class Dial:
         self._timer = None
         if self._connection is not None:
             self._connection.cut()
-        self._failed(Failure(ConnectTimeout()))
-
-    def _ready(self, connection: Http1Connection) -> None:
-        if self._end():
-            self.opened(self, connection)
-
-    def _failed(self, failure: Failure) -> None:
-        if self._end():
-            self.failed(self, failure)
+        self.unusable(Failure(ConnectTimeout()))
 
     def _end(self) -> bool:
         """Whether this is the end."""
         if self._over:
             return False
         self._over = True
+        # The connection's factory keeps this alive for as long as the connection itself.
+        self._attempt = self._connection = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

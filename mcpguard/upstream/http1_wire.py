@@ -223,14 +223,12 @@ class Http1Wire:
         opened: Callable[[Dial, Http1Connection], None],
         failed: Callable[[Dial, Failure], None],
     ) -> Dial:
-        def build(
-            ready: Callable[[Http1Connection], None], refused: Callable[[Failure], None]
-        ) -> Http1Connection:
-            return Http1Connection(
-                self, self._answers, self.bounds.answer, ready, refused, self._tls
-            )
+        return Dial(
+            self.endpoint, self.clock, self.bounds.handshake_secs, self._build, opened, failed
+        )
 
-        return Dial(self.endpoint, self.clock, self.bounds.handshake_secs, build, opened, failed)
+    def _build(self, dial: Dial) -> Http1Connection:
+        return Http1Connection(self, self._answers, self.bounds.answer, dial, self._tls)
 
     def _opened(self, dial: Dial, connection: Http1Connection) -> None:
         self._dials.pop(dial, None)

@@ -149,13 +149,12 @@ class MessageReader:
         if head.status < 500 and head.status not in (401, 403):
             # A proxy's 502 says nothing about the server behind it.
             self.contact(None)
-        content_type = (head.one("content-type") or "").partition(";")[0].strip().lower()
-        if content_type == JSON:
+        if head.media_type == JSON:
             self._form = "json"
             if head.length is not None and head.length > self.bounds.max_message_size:
                 self._fail(Reason.ANSWER_TOO_LARGE, f"a body of {head.length} bytes")
                 return
-        elif content_type == EVENT_STREAM and head.status == 200:
+        elif head.media_type == EVENT_STREAM and head.status == 200:
             self._form = "events"
         self.owner.opened(head, self._form)
 

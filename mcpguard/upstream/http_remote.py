@@ -109,9 +109,8 @@ class Remote:
             reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
             return reader
         self._readers.add(reader)
-        ours = {name.lower() for name, _ in headers}
-        whole = [pair for pair in self.own_headers if pair[0].lower() not in ours]
-        whole.extend(headers)
+        # Should the configuration name one of the protocol's headers, the protocol's is sent.
+        whole = (*self.own_headers, *headers)
         reader.exchange = self.wire.send(method, url, whole, body, reader)
         if reader.over:
             # Given up while the wire was still at it.

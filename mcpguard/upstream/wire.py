@@ -5,6 +5,7 @@ more of the carrier than what stands here.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 from attrs import frozen
@@ -24,6 +25,11 @@ class Head:
     """Lower-case name -> every value in order of arrival."""
     length: int | None = None
     """The body's bytes where the server told them."""
+
+    @cached_property
+    def media_type(self) -> str:
+        """What ``Content-Type`` says, in lower case and without parameters; empty when nothing."""
+        return (self.one("content-type") or "").partition(";")[0].strip().lower()
 
     def one(self, name: str) -> str | None:
         """The value of a header given exactly once; None when it is missing or repeated."""
@@ -73,7 +79,10 @@ class Wire(Protocol):
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, receiver: Receiver
     ) -> Exchange:
-        """Send a request. Never raises: failures reach the receiver, possibly before returning."""
+        """Send a request. Never raises: failures reach the receiver, possibly before returning.
+
+        Of a header given twice the later one is sent.
+        """
         ...
 
     def reach(self, url: str) -> Deferred[None]:

@@ -1,6 +1,7 @@
 """A reactor in memory: names are resolved from a table, connections are played by the test."""
 
 from collections.abc import Sequence
+from socket import MSG_PEEK
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -107,11 +108,49 @@ class Socket(StringTransport):
             self.protocol.connectionLost(Failure(why or ConnectionDone()))
 
 
+class DirectSocket(Socket):
+    """One that also writes at once and can be looked into, as Twisted's TCP transport can.
+
+    ``takes`` is how many bytes the kernel takes each time, or what it says instead; ``unread`` is
+    what the reactor has not seen yet: bytes, or nothing for the peer's end.
+    """
+
+    takes: int | Exception = 1_000_000
+    unread: bytes | None = None
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        """Write at once what the kernel takes."""
+        if isinstance(self.takes, Exception):
+            return self.takes
+        self.io.write(data[: self.takes])
+        return min(len(data), self.takes)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Ask one that does not stream at once, as the real one does."""
+        super().registerProducer(producer, streaming)
+        if not streaming:
+            producer.resumeProducing()
+
+    def getHandle(self) -> "DirectSocket":
+        """Itself."""
+        return self
+
+    def recv(self, size: int, flags: int) -> bytes:
+        """Peek at what is unread."""
+        assert (size, flags) == (1, MSG_PEEK)
+        if self.unread is None:
+            raise BlockingIOError
+        return self.unread[:1]
+
+
 class SocketReactor(MemoryReactorClock):
     """Connections are made by `accept` and failed by `refuse`."""
 
-    def __init__(self, table: dict[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, table: dict[str, Sequence[str]] | None = None, socket: type[Socket] = Socket
+    ) -> None:
         super().__init__()
+        self.socket = socket
         self.resolver = TableResolver(table or {})
         self.installNameResolver(self.resolver)
 
@@ -124,7 +163,7 @@ class SocketReactor(MemoryReactorClock):
         """Make a connection that was asked for."""
         factory = self.tcpClients[index][2]
         protocol: Any = factory.buildProtocol(None)
-        socket = Socket(self, protocol)
+        socket = self.socket(self, protocol)
         protocol.makeConnection(socket)
         return socket
 
