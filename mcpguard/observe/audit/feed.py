@@ -9,8 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mcpguard.observe.audit.outputs import Appended, Output
-from mcpguard.observe.audit.thread import Worker
+from mcpguard.observe.audit.outputs import Appended, Sink
 
 
 @frozen
@@ -33,9 +32,8 @@ class Feed:
     """Lines on their way to one output; lives on the reactor's thread."""
 
     name: str
-    """``file`` or ``stdout``, for the log and the event about losses."""
-    output: Output
-    worker: Worker
+    """``file``, ``stdout`` or ``parent``, for the log and the event about losses."""
+    sink: Sink
     clock: IReactorTime
     bounds: FeedBounds
     lost_line: Callable[[str, int], bytes]
@@ -67,11 +65,20 @@ class Feed:
         self._waiting.append(line)
         self._held = held
         if urgent or held >= bounds.batch_bytes:
+            self.flush()
+        elif self._timer is None and not self._busy:
+            self._timer = self.clock.callLater(bounds.batch_secs, self._due)
+
+    def flush(self) -> None:
+        """Have what waits written soon: at once, or after what is under way."""
+        if self._waiting:
             self._urgent = True
             if not self._failures:
                 self.write()
-        elif self._timer is None and not self._busy:
-            self._timer = self.clock.callLater(bounds.batch_secs, self._due)
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a line of so many bytes would be taken."""
+        return not self._ended and self._held + size <= self.bounds.held_bytes
 
     def lose(self, count: int) -> None:
         """Count lines that could not be taken; the trail says so once it can be written to."""
@@ -93,8 +100,7 @@ class Feed:
             size += len(line)
         else:
             self._urgent = False
-        done = self.worker.run(lambda: self.output.append(batch))
-        done.addCallbacks(self._wrote, self._broke)
+        self.sink.append(batch).addCallbacks(self._wrote, self._broke)
 
     def stop(self) -> Deferred[None]:
         """Write what is left, make it durable, let go; fires when over, also if that failed."""
@@ -188,7 +194,7 @@ class Feed:
 
     def _close(self) -> None:
         self._busy = True
-        self.worker.run(self.output.close).addCallbacks(lambda _: self.abandon(), self._not_durable)
+        self.sink.close().addCallbacks(lambda _: self.abandon(), self._not_durable)
 
     def _not_durable(self, failure: Failure) -> None:
         self.log.error(

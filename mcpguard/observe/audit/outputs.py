@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 
 
 @frozen
@@ -33,6 +34,18 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Make what was written durable and let go of it; raises `OSError`."""
+        ...
+
+
+class Sink(Protocol):
+    """Where a feed sends its lines, without waiting; nothing is given before the last is over."""
+
+    def append(self, lines: Sequence[bytes]) -> Deferred[Appended]:
+        """Write whole lines, in order."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Make what was written durable and let go of it; errbacks with `OSError`."""
         ...
 
 

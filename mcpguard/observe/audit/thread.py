@@ -1,13 +1,16 @@
 """One thread that does the blocking work of one output, so that the reactor never waits for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol, TypeVar
 
+from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
+
+from mcpguard.observe.audit.outputs import Appended, Output
 
 T = TypeVar("T")
 
@@ -67,3 +70,19 @@ class WorkerThread:
     def _loop(self) -> None:
         while (work := self._jobs.get()) is not None:
             work()
+
+
+@define(eq=False)
+class ThreadedSink:
+    """An output that blocks, on a worker of its own. Implements `Sink`."""
+
+    output: Output
+    worker: Worker
+
+    def append(self, lines: Sequence[bytes]) -> Deferred[Appended]:
+        """Write whole lines, in order."""
+        return self.worker.run(lambda: self.output.append(lines))
+
+    def close(self) -> Deferred[None]:
+        """Make what was written durable and let go of it; errbacks with `OSError`."""
+        return self.worker.run(self.output.close)

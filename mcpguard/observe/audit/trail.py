@@ -1,6 +1,6 @@
 """The audit trail: told of everything that happens, decides nothing (product: audit)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
@@ -12,9 +12,9 @@ from mcpguard.config.settings import AuditSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.observe.audit.feed import Feed, FeedBounds
 from mcpguard.observe.audit.files import AuditFile
-from mcpguard.observe.audit.outputs import Output, StreamOutput
+from mcpguard.observe.audit.outputs import Output, Sink, StreamOutput
 from mcpguard.observe.audit.rendering import Renderer
-from mcpguard.observe.audit.thread import Worker
+from mcpguard.observe.audit.thread import ThreadedSink, Worker
 from mcpguard.observe.audit.values import LineBounds, Values
 from mcpguard.observe.events import ALWAYS_WRITTEN, SYSTEM_TYPES, Event, Meter
 from mcpguard.observe.redaction import Redactor
@@ -64,6 +64,8 @@ class AuditTrail:
     stdout: int = field(kw_only=True)
     """The file descriptor that ``[audit] stdout`` means."""
     bounds: AuditBounds = field(kw_only=True)
+    relay: Sink | None = field(kw_only=True, default=None)
+    """Takes the lines of this process in place of the outputs, which another process has."""
     _log: Logger = field(init=False, factory=Logger)
     _renderer: Renderer = field(init=False)
     _wanted: frozenset[str] | None = field(init=False, default=None)
@@ -92,6 +94,10 @@ class AuditTrail:
         if not self.settings.enabled:
             return
         feeds: list[Feed] = []
+        if self.relay is not None:
+            if self.settings.file is not None or self.settings.stdout:
+                self._feeds = (self._feed("parent", self.relay),)
+            return
         if self.settings.file is not None:
             rotation = self.settings.rotation
             file = AuditFile(self.settings.file, rotation, self.wall, self.bounds.feed.batch_bytes)
@@ -105,13 +111,14 @@ class AuditTrail:
                     (f"audit.file: cannot write {self.settings.file}: {reason}",)
                 ) from error
             self._file = file
-            feeds.append(self._feed("file", file))
+            feeds.append(self._feed("file", self._threaded("file", file)))
             if rotation.enabled:
                 self._tidier = self.spawn("audit-backups")
                 self._workers.append(self._tidier)
                 self._tidy()
         if self.settings.stdout:
-            feeds.append(self._feed("stdout", StreamOutput(self.stdout)))
+            stdout = self._threaded("stdout", StreamOutput(self.stdout))
+            feeds.append(self._feed("stdout", stdout))
         if not feeds:
             self._log.warn("audit is enabled but goes nowhere: set audit.file or audit.stdout")
         self._feeds = tuple(feeds)
@@ -130,6 +137,29 @@ class AuditTrail:
             self._log.failure("an audit event could not be recorded")
             for feed in feeds:
                 feed.lose(1)
+
+    def take(self, lines: Sequence[bytes]) -> int:
+        """Take lines that another process has rendered, to be written at once.
+
+        Returns how many were taken, counted from the first: the others are to be offered again,
+        because no output has room for them. One that alone has none loses them, as it does when
+        this process records.
+        """
+        feeds = self._feeds
+        if not feeds:
+            # The other process follows other settings than this one.
+            self.meter.count("mcp_guard_audit_dropped_total", len(lines))
+            return len(lines)
+        taken = 0
+        for line in lines:
+            if not any(feed.has_room(len(line)) for feed in feeds):
+                break
+            for feed in feeds:
+                feed.put(line, urgent=False)
+            taken += 1
+        for feed in feeds:
+            feed.flush()
+        return taken
 
     def reopen(self) -> None:
         """Open the audit file anew, after something else has moved it (SIGUSR1, logrotate)."""
@@ -153,13 +183,15 @@ class AuditTrail:
             DeferredList([feed.stop() for feed in self._feeds]).addCallback(over)
         return self._stopping
 
-    def _feed(self, name: str, output: Output) -> Feed:
+    def _threaded(self, name: str, output: Output) -> Sink:
         worker = self.spawn(f"audit-{name}")
         self._workers.append(worker)
+        return ThreadedSink(output, worker)
+
+    def _feed(self, name: str, sink: Sink) -> Feed:
         return Feed(
             name,
-            output,
-            worker,
+            sink,
             self.clock,
             self.bounds.feed,
             lost_line=self._lost_line,

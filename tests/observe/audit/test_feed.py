@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.observe.audit.feed import Feed, FeedBounds
+from mcpguard.observe.audit.thread import ThreadedSink
 from tests.observe.doubles import InlineWorker, LogBook, Paper
 
 BOUNDS = FeedBounds(
@@ -35,8 +36,7 @@ class Desk:
         self.book = LogBook()
         self.feed = Feed(
             "file",
-            self.paper,
-            self.worker,
+            ThreadedSink(self.paper, self.worker),
             self.clock,
             bounds,
             lost_line=lambda output, lost: f"{output} lost {lost}\n".encode(),
