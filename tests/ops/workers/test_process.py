@@ -98,7 +98,7 @@ class Processes(Clock):
         self.protocol, self.env, self.fds = protocol, env, dict(childFDs)
         for fd in self.fds.values():
             assert isinstance(fd, str) or os.fstat(fd)
-        protocol.makeConnection(Pipes(self))  # type: ignore[arg-type]
+        protocol.makeConnection(Pipes(self))
 
     def carry(self) -> None:
         """Carry what the channels have to say."""
