@@ -40,7 +40,7 @@ class _Account:
     holder: str
     used: float
     demand: Demand
-    tokens: float = 0.0
+    tokens: int = 0
     end: float = 0.0
     """Monotonic seconds after which ``tokens`` are not ours any more."""
     low: float = -1.0
@@ -52,8 +52,8 @@ class _Account:
     looked_at: float = -math.inf
     dry_until: float = 0.0
     asking: bool = False
-    waiting: deque[tuple[float, Deferred[Grant]]] = field(factory=deque)
-    """Costs, and who waits for them to be granted; first come, first served."""
+    waiting: deque[Deferred[Grant]] = field(factory=deque)
+    """Who waits for a token; first come, first served."""
     looking: list[Deferred[Grant]] = field(factory=list)
 
 
@@ -92,17 +92,17 @@ class LeasingLimiter:
 
     # -- Limiter ---------------------------------------------------------------------------
 
-    def take(self, key: str, rate: Rate, cost: float = 1.0) -> Grant | Deferred[Grant]:
-        """Spend ``cost`` tokens of ``key``'s bucket if they are there."""
+    def take(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
+        """Spend one token of ``key``'s bucket if it is there."""
         now = self._monotonic()
         account = self._account(key, rate, now)
         account.demand.note(now)
         if not account.waiting:
             if now >= account.end:
-                account.tokens = 0.0
-            if account.tokens >= cost:
-                account.tokens -= cost
-                grant = self._granted(account, now, cost)
+                account.tokens = 0
+            if account.tokens:
+                account.tokens -= 1
+                grant = self._granted(account, now, 1)
                 if not account.asking and (
                     account.tokens <= account.low or account.end - now < RENEW_SECS
                 ):
@@ -110,7 +110,7 @@ class LeasingLimiter:
                 return grant
             if now < account.dry_until:
                 return self._refused(account, now)
-        return self._join(account, cost, now)
+        return self._join(account, now)
 
     def peek(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
         """Tell whether one token is there, without spending or holding it.
@@ -119,11 +119,13 @@ class LeasingLimiter:
         """
         now = self._monotonic()
         account = self._account(key, rate, now)
+        if account.tokens and now < account.end:
+            return self._granted(account, now, 0)
         if now < account.dry_until:
             return self._refused(account, now)
         plenty = account.level + account.elsewhere >= max(2.0, rate.burst / 2)
         if plenty and now - account.looked_at < LOOK_SECS:
-            return self._granted(account, now, 0.0)
+            return self._granted(account, now, 0)
         self._check_room()
         answer: Deferred[Grant] = Deferred()
         account.looking.append(answer)
@@ -175,7 +177,7 @@ class LeasingLimiter:
         returned = []
         for account in accounts:
             del self._accounts[account.key]
-            if account.tokens >= 1.0 and now < account.end:
+            if account.tokens and now < account.end:
                 returned.append(_all_of(account))
         if returned:
             self._authority.give_back(returned)
@@ -195,11 +197,11 @@ class LeasingLimiter:
 
     # -- asking ----------------------------------------------------------------------------
 
-    def _join(self, account: _Account, cost: float, now: float) -> Grant | Deferred[Grant]:
+    def _join(self, account: _Account, now: float) -> Deferred[Grant]:
         """Wait for the authority's answer."""
         self._check_room()
         answer: Deferred[Grant] = Deferred()
-        account.waiting.append((cost, answer))
+        account.waiting.append(answer)
         self._waiting += 1
         if not account.asking:
             self._ask_for_waiting(account, now)
@@ -210,25 +212,24 @@ class LeasingLimiter:
             raise _overloaded()
 
     def _ask_for_waiting(self, account: _Account, now: float) -> None:
-        wanted = sum(cost for cost, _ in account.waiting) - account.tokens
+        waiting = len(account.waiting)
         advance = in_advance(account.rate, account.demand.expected(now))
-        least = max(0, math.ceil(wanted))
-        self._ask(account, now, least, max(0, advance - len(account.waiting)))
+        self._ask(account, now, max(0, waiting - account.tokens), max(0, advance - waiting))
 
     def _ask_ahead(self, account: _Account, now: float) -> None:
         advance = in_advance(account.rate, account.demand.expected(now))
         account.low = -1.0
         if advance < account.tokens / 2:
             # Demand has gone down: others may have it.
-            if account.tokens >= 1.0:
+            if account.tokens:
                 self._authority.give_back([_all_of(account)])
             # Under its own name, so that it cannot meet a later lease on the way.
-            account.tokens, account.holder = 0.0, self._new_holder()
-        elif account.tokens > 0.0 or advance > 0:
-            self._ask(account, now, 0, max(0, advance - math.ceil(account.tokens)))
+            account.tokens, account.holder = 0, self._new_holder()
+        elif account.tokens or advance:
+            self._ask(account, now, 0, max(0, advance - account.tokens))
 
     def _ask(self, account: _Account, now: float, least: int, extra: int) -> None:
-        held = math.ceil(account.tokens) if now < account.end else 0
+        held = account.tokens if now < account.end else 0
         ask = Ask(account.holder, least, extra, held, LASTS_SECS)
         account.asking = True
         answer = self._authority.lease(account.key, account.rate, ask)
@@ -245,22 +246,26 @@ class LeasingLimiter:
         needed = min(lease.granted, ask.least)
         account.tokens = min(account.tokens, lease.kept) + lease.granted
         account.end = sent + OWN_SECS
+        if now >= account.end:
+            account.tokens = needed  # those for requests that waited were never lent
         account.level, account.level_at = lease.remaining + account.tokens, now
         account.elsewhere, account.looked_at = lease.elsewhere, sent
         served = self._serve(account, now)
         # What was granted for a request that is gone was not lent: it counts as spent.
-        account.tokens = min(account.tokens, float(lease.kept + lease.granted - needed))
-        account.low = account.tokens / 4 if lease.granted > needed else -1.0
+        account.tokens = min(account.tokens, lease.kept + lease.granted - needed)
+        more = lease.granted > needed and lease.wait == 0.0
+        account.low = account.tokens / 4 if more else -1.0
         short = lease.granted < ask.least
         account.dry_until = 0.0
-        if short or (lease.wait > 0.0 and account.tokens < 1.0):
+        if short or lease.wait > 0.0:
+            # What is held is still spent meanwhile.
             account.dry_until = now + max(lease.wait, dry_for(account.rate))
         if short:
-            served += [(answer, self._refused(account, now)) for _, answer in account.waiting]
+            served += [(answer, self._refused(account, now)) for answer in account.waiting]
             account.waiting.clear()
         there = lease.remaining + lease.elsewhere + account.tokens >= 1.0
         for answer in account.looking:
-            grant = self._granted(account, now, 0.0) if there else self._refused(account, now)
+            grant = self._granted(account, now, 0) if there else self._refused(account, now)
             served.append((answer, grant))
         account.looking.clear()
         if account.waiting:
@@ -272,13 +277,13 @@ class LeasingLimiter:
         """Grant what is there to those who wait, in their order; answered later, all at once."""
         served = []
         waiting = account.waiting
-        while waiting and account.tokens >= waiting[0][0]:
-            cost, answer = waiting.popleft()
+        while waiting and account.tokens:
+            answer = waiting.popleft()
             if answer.called:
                 self._waiting -= 1  # cancelled
                 continue
-            account.tokens -= cost
-            served.append((answer, self._granted(account, now, cost)))
+            account.tokens -= 1
+            served.append((answer, self._granted(account, now, 1)))
         return served
 
     def _fail(self, failure: Failure, account: _Account) -> None:
@@ -294,26 +299,23 @@ class LeasingLimiter:
     def _lose(self, account: _Account) -> None:
         account.asking = False
         account.holder = self._new_holder()
-        account.tokens, account.low, account.dry_until = 0.0, -1.0, 0.0
+        account.tokens, account.low, account.dry_until = 0, -1.0, 0.0
         account.looked_at = -math.inf
         waiting, account.waiting = account.waiting, deque()
         looking, account.looking = account.looking, []
-        for cost, answer in waiting:
-            self._answer(answer, self._undecided(account, cost))
+        for answer in waiting:
+            self._answer(answer, self._undecided(account, look=False))
         for answer in looking:
-            self._answer(answer, self._undecided(account, None))
+            self._answer(answer, self._undecided(account, look=True))
 
-    def _undecided(
-        self, account: _Account, cost: float | None
-    ) -> "Grant | Deferred[Grant] | Failure":
-        """What is answered in the authority's place; ``cost`` None: to a look."""
+    def _undecided(self, account: _Account, *, look: bool) -> "Grant | Deferred[Grant] | Failure":
+        """What is answered in the authority's place."""
         self.on_undecided()
         if self.fallback is None:
             return Failure(Refused(Refusal(Reason.LIMITS_UNAVAILABLE, retry_after=1.0)))
+        ask = self.fallback.peek if look else self.fallback.take
         try:
-            if cost is None:
-                return self.fallback.peek(account.key, account.rate)
-            return self.fallback.take(account.key, account.rate, cost)
+            return ask(account.key, account.rate)
         except Exception:
             return Failure()
 
@@ -326,7 +328,7 @@ class LeasingLimiter:
 
     # -- what callers are told -------------------------------------------------------------
 
-    def _granted(self, account: _Account, now: float, cost: float) -> Grant:
+    def _granted(self, account: _Account, now: float, cost: int) -> Grant:
         rate = account.rate
         level = account.level + (now - account.level_at) * rate.per_second
         level = min(level, float(rate.burst)) - cost
@@ -350,7 +352,7 @@ class LeasingLimiter:
 
 
 def _all_of(account: _Account) -> Returned:
-    return Returned(account.key, account.rate, account.holder, math.floor(account.tokens))
+    return Returned(account.key, account.rate, account.holder, account.tokens)
 
 
 def _overloaded() -> Refused:

@@ -28,8 +28,8 @@ class Limiter(Protocol):
     Both methods raise, or errback with, `Refused` where a decision cannot be had.
     """
 
-    def take(self, key: str, rate: Rate, cost: float = 1.0) -> Grant | Deferred[Grant]:
-        """Spend ``cost`` tokens of ``key``'s bucket if they are there."""
+    def take(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
+        """Spend one token of ``key``'s bucket if it is there."""
         ...
 
     def peek(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:

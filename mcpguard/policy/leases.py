@@ -125,9 +125,9 @@ def lend(bucket: Bucket, rate: Rate, now: float, ask: Ask) -> Lease:
     elsewhere = bucket.lent if bucket.loans else 0
     more = 0
     if granted == ask.least and ask.extra > 0 and len(bucket.loans) < MAX_HOLDERS:
-        # Half of what is left, so that others find something too; half of the bucket in all, so
-        # that it can refill whatever is out.
-        left = math.floor(bucket.tokens / 2)
+        # Where others have been, half of what is left, so that they find something too; half of
+        # the bucket in all, so that it can refill whatever is out.
+        left = math.floor(bucket.tokens / 2 if bucket.loans else bucket.tokens)
         more = max(0, min(ask.extra, left, rate.burst // 2 - elsewhere - kept))
         bucket.tokens -= more
     if kept + more > 0:

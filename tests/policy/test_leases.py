@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -52,7 +52,7 @@ class LendTests(SynchronousTestCase):
     def test_half_in_advance(self) -> None:
         """In advance there is half of what is left at most, and half of the bucket in all."""
         bucket, rate = Bucket(100.0, 0.0), Rate(10.0, 100)
-        self.assertEqual(lend(bucket, rate, 0.0, ask(least=20, extra=1_000)).granted, 20 + 40)
+        self.assertEqual(lend(bucket, rate, 0.0, ask(least=20, extra=40)).granted, 60)
         self.assertEqual(lend(bucket, rate, 0.0, ask("b", extra=1_000)).granted, 10)
         self.assertEqual(bucket.lent, 50)
         self.assertEqual(lend(bucket, rate, 0.0, ask("c", extra=1_000)).granted, 0)
@@ -169,7 +169,8 @@ STEPS = st.lists(
         st.integers(0, 2),
         st.integers(0, 6),
         st.integers(0, 12),
-        st.floats(0.0, 1.5, allow_nan=False),
+        # Just before and just after the ends of leases, and anything else.
+        st.sampled_from([0.0, 0.01, 0.22, 1.79]) | st.floats(0.0, 1.5, allow_nan=False),
     ),
     max_size=80,
 )
@@ -233,6 +234,15 @@ class SumTests(SynchronousTestCase):
 
     @settings(deadline=None, max_examples=300)
     @given(STEPS, st.floats(0.05, 20.0, allow_nan=False), st.integers(1, 30))
+    @example(  # all of a lease spent just before its end, then all that the others can get
+        [
+            ("ask", 0, 0, 12, 0.0),
+            ("spend", 0, 0, 12, 1.79),
+            *(("ask", 1, 6, 0, pause) for pause in (0.22, 0.0, 0.0)),
+        ],
+        10.0,
+        20,
+    )
     def test_never_more_than_the_bucket(
         self,
         steps: list[tuple[str, int, int, int, float]],
