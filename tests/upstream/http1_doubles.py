@@ -14,6 +14,8 @@ from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.wire import Exchange, Head
 from tests.upstream.socket_doubles import Socket, SocketReactor
 
+URL = "http://127.0.0.1:81/"
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 ANSWER_BOUNDS = AnswerBounds(max_head_bytes=4096, max_chunk_line=64, max_trailer_bytes=256)
 BOUNDS = WireBounds(
