@@ -282,6 +282,8 @@ class GuardChannel(HTTPChannel, Connection):
         self._move = self._guard.handover.move(self, owner, unread)
         if self._move is None:
             self.stay(Outcome.BUSY, unread)
+        else:
+            self._move.begin()
 
     def moved(self) -> None:
         """It is another process's now."""

@@ -108,9 +108,9 @@ class Handover:
     # -- away ------------------------------------------------------------------------------
 
     def move(self, channel: Movable, owner: int, unread: bytes) -> "Move | None":
-        """Let a connection move, once everything that was answered before is sent.
+        """Prepare a connection to move, whose reading must be paused; `Move.begin` follows.
 
-        Reading must be paused. None when too much is on its way already: it has to stay.
+        None when too much is on its way already: it has to stay.
         """
         held = sum(self._moves.values()) + len(unread)
         if len(self._moves) >= self.bounds.connections or held > self.bounds.unread_bytes:
@@ -118,7 +118,6 @@ class Handover:
             return None
         move = Move(self, channel, owner, unread)
         self._moves[move] = len(unread)
-        move.begin()
         return move
 
     def holds(self, move: "Move", size: int) -> None:
@@ -196,7 +195,10 @@ class Move:
         self._over = False
 
     def begin(self) -> None:
-        """Wait until the answers before are out; what TLS is spoken on stays, so it can wait."""
+        """Move once everything that was answered before is sent.
+
+        What TLS is spoken on stays, so it moves now: the channel may hear of it in this call.
+        """
         transport = self._channel.transport
         if not is_movable(transport):
             self._send()
