@@ -1,10 +1,11 @@
 """The audit trail: told of everything that happens, decides nothing (product: audit)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,6 +20,8 @@ from mcpguard.observe.audit.values import LineBounds, Values
 from mcpguard.observe.events import ALWAYS_WRITTEN, SYSTEM_TYPES, Event, Meter
 from mcpguard.observe.redaction import Redactor
 
+_WITHOUT_VALUES = Event._fields.index("arguments")
+
 _URGENT = ALWAYS_WRITTEN | SYSTEM_TYPES
 """Written at once instead of with the next batch."""
 
@@ -29,6 +32,8 @@ class AuditBounds:
 
     line: LineBounds
     feed: FeedBounds
+    unrendered: int
+    """Ordinary events that wait to be rendered together: in a row it takes half of the time."""
     stop_secs: float
     """How long `AuditTrail.stop` waits for an output that does not take its lines."""
 
@@ -42,6 +47,7 @@ AUDIT_BOUNDS = AuditBounds(
         retry_secs=1.0,
         retry_limit_secs=30.0,
     ),
+    unrendered=100,
     stop_secs=5.0,
 )
 """What the gateway uses."""
@@ -70,6 +76,10 @@ class AuditTrail:
     _renderer: Renderer = field(init=False)
     _wanted: frozenset[str] | None = field(init=False, default=None)
     _feeds: tuple[Feed, ...] = field(init=False, default=())
+    _unrendered: list[tuple[Any, ...]] = field(init=False, factory=list)
+    """Events without what they may hold of a caller's values, which could be megabytes."""
+    _due: IDelayedCall | None = field(init=False, default=None)
+    _records_values: bool = field(init=False)
     _workers: list[Worker] = field(init=False, factory=list)
     _file: AuditFile | None = field(init=False, default=None)
     _tidier: Worker | None = field(init=False, default=None)
@@ -81,6 +91,7 @@ class AuditTrail:
         rules = [(r.name, r.pattern, r.replacement) for r in self.settings.redaction_rules]
         values = Values(self.settings.log_arguments, Redactor(rules), self.bounds.line)
         self._renderer = Renderer(values)
+        self._records_values = bool(self.settings.log_arguments)
         if self.settings.events is not None:
             self._wanted = frozenset(self.settings.events) | ALWAYS_WRITTEN
 
@@ -128,14 +139,43 @@ class AuditTrail:
         feeds, wanted, event_type = self._feeds, self._wanted, event.event_type
         if not feeds or (wanted is not None and event_type not in wanted):
             return
+        if (
+            event_type in _URGENT
+            or event.details
+            or (self._records_values and event.arguments)
+            or self._stopping is not None
+        ):
+            # In the order of the events, and these not later than now.
+            if self._unrendered:
+                self._render()
+            self._put(event, urgent=event_type in _URGENT)
+            return
+        self._unrendered.append(event[:_WITHOUT_VALUES])
+        if len(self._unrendered) >= self.bounds.unrendered:
+            self._render()
+        elif self._due is None:
+            self._due = self.clock.callLater(self.bounds.feed.batch_secs, self._render_due)
+
+    def _render_due(self) -> None:
+        self._due = None
+        self._render()
+        for feed in self._feeds:
+            feed.flush()
+
+    def _render(self) -> None:
+        """Render what waits; the lines go with the next batch."""
+        waiting, self._unrendered = self._unrendered, []
+        for fields in waiting:
+            self._put(Event(*fields), urgent=False)
+
+    def _put(self, event: Event, *, urgent: bool) -> None:
         try:
             line = self._renderer.line(event)
-            urgent = event_type in _URGENT
-            for feed in feeds:
+            for feed in self._feeds:
                 feed.put(line, urgent=urgent)
         except Exception:
             self._log.failure("an audit event could not be recorded")
-            for feed in feeds:
+            for feed in self._feeds:
                 feed.lose(1)
 
     def take(self, lines: Sequence[bytes]) -> int:
@@ -164,6 +204,7 @@ class AuditTrail:
     def reopen(self) -> None:
         """Open the audit file anew, after something else has moved it (SIGUSR1, logrotate)."""
         if self._file is not None:
+            self._render()
             self._file.ask_reopen()
             self._feeds[0].write()
 
@@ -171,6 +212,10 @@ class AuditTrail:
         """Write and sync what is left; fires when over, after ``stop_secs`` at the latest."""
         if self._stopping is None:
             self._stopping = stopping = Deferred[None]()
+            self._render()
+            if self._due is not None:
+                self._due.cancel()
+                self._due = None
             deadline = self.clock.callLater(self.bounds.stop_secs, self._give_up)
 
             def over(_: object) -> None:

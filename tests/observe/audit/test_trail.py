@@ -136,11 +136,36 @@ class RecordTests(TrailCase):
         """An event with a bug in it is logged, counted and reported, and never raises."""
         trail = self.make()
         trail.record(Event("ToolCall", float("nan")))
+        self.clock.advance(1.0)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(self.tally.calls, [("mcp_guard_audit_dropped_total", 1, {})])
         trail.record(Event("AuthFailure", NOON))
         self.assertEqual(self.types(), ["AuthFailure", "AuditLost"])
         self.assertEqual(self.lines()[1]["details"], {"output": "file", "lost": 1})
+
+    def test_rendered_together(self) -> None:
+        """Ordinary events wait for others within their second and their number, in order."""
+        trail = self.make()
+        for number in range(AUDIT_BOUNDS.unrendered + 1):
+            trail.record(Event("ToolCall", NOON, tool=str(number), arguments={"a": "b"}))
+        self.assertEqual(len(trail._unrendered), 1)
+        self.assertNotIn({"a": "b"}, [*trail._unrendered[0]])
+        self.clock.advance(1.0)
+        tools = [line["tool"] for line in self.lines()]
+        self.assertEqual(tools, [str(number) for number in range(AUDIT_BOUNDS.unrendered + 1)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_order_around_the_urgent(self) -> None:
+        """What waits is written before what is written at once, and at the stop."""
+        trail = self.make()
+        trail.record(Event("AuthSuccess", NOON))
+        trail.record(Event("AuthorizationDenied", NOON))
+        self.assertEqual(self.types(), ["AuthSuccess", "AuthorizationDenied"])
+        trail.record(Event("ToolCall", NOON))
+        trail.stop()
+        trail.record(Event("ToolCall", NOON))
+        self.assertEqual(self.types(), ["AuthSuccess", "AuthorizationDenied", "ToolCall"])
+        self.assertEqual(self.tally.calls, [("mcp_guard_audit_dropped_total", 1, {})])
 
     def test_losses_are_counted(self) -> None:
         """What no output could hold is in the metric and in the trail."""
