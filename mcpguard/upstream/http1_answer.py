@@ -40,8 +40,8 @@ class AnswerReader:
 
     @property
     def keeps(self) -> bool:
-        """Whether the connection may be used again after this answer."""
-        return self._answer is not None and self._answer.keep and not self.rest
+        """Whether the server keeps the connection open after this answer."""
+        return self._answer is not None and self._answer.keep
 
     @property
     def ends_with_connection(self) -> bool:

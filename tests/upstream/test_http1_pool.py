@@ -60,6 +60,17 @@ class PoolTests(WireCase):
         self.reactor.advance(30)
         self.assertEqual(late.failures, [])
 
+    def test_the_earlier_counts(self) -> None:
+        """A long rest of some connection puts off nobody's end of waiting."""
+        self.bounds = {"max_connections": 1, "idle_secs": 60.0}
+        self.setUp()
+        self.send(URL)
+        self.reactor.accept().receive(OK)
+        self.send(URL)
+        heard, _ = self.send(URL)
+        self.reactor.advance(20)
+        self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_BUSY)
+
     def test_dialling_takes_an_end(self) -> None:
         """So is who waits for a connection that is never made; the attempt is stopped."""
         self.reactor.resolver.silent = True
