@@ -6,9 +6,11 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.config.settings import ApiKeySettings, RateLimitSettings, ServerSettings
+from mcpguard.gateway.limits import MAX_TRACKED_KEYS
 from mcpguard.gateway.serving import tool_schemas
 from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.identity.chain import Chain
+from mcpguard.limits.limiter import Limiter
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.accepted_bytes import RequestBytes
@@ -63,7 +65,6 @@ OPAQUE = OpaqueBounds(
 SSE = SseBounds(handshake_secs=60.0, idle_secs=14_400.0, requests=100)
 REQUEST_BYTES = RequestBytes(per_principal=33_554_432, total=134_217_728)
 COMMIT_AFTER_SECS = 15.0
-MAX_TRACKED_KEYS = 100_000
 MAX_POOLED_SESSIONS = 1_000
 MAX_POOLED_PER_PRINCIPAL = 100
 MAX_LISTENS = 20
@@ -88,19 +89,19 @@ def corridor_for(
     seen: Callable[[Principal], None] = lambda principal: None,
     sessions: SessionBounds = SESSIONS,
     sse: SseBounds = SSE,
-    limiter_clock: Callable[[], float] | None = None,
+    limiter: Limiter | None = None,
     schemas: ToolSchemas | None = None,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
     ``session_key`` (32 bytes) seals what clients carry for the gateway; None makes one, which
-    ends with this process. ``limiter_clock`` gives the buckets another clock than the reactor's,
-    which follows the wall clock (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a
-    step back in time would otherwise lock everybody out until it has passed again.
+    ends with this process. ``limiter`` is one in memory by the same clock unless given. A real
+    reactor's clock is none for it (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a
+    step back in time would lock everybody out until it has passed again.
     """
     monotonic = clock.seconds
     books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
-    limiter = MemoryLimiter(limiter_clock or monotonic, wall, max_keys=MAX_TRACKED_KEYS)
+    limiter = limiter or MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     key = session_key or random(KEY_BYTES)
     opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE)
     admission = Admission(rate_limit, limiter, opaque)

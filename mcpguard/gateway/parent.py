@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from mcpguard.config.load import Loaded
 from mcpguard.config.settings import Secret, Settings
 from mcpguard.errors import ConfigurationError
+from mcpguard.gateway.limits import serve_limits
 from mcpguard.gateway.listeners import open_socket
 from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import CHANNEL_BOUNDS
@@ -102,6 +103,7 @@ class WorkerParent(Service):
             random.random,
             self._record,
         )
+        serve_limits(self.pool)
 
     # -- start -----------------------------------------------------------------------------
 

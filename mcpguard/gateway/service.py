@@ -22,6 +22,7 @@ from mcpguard.front.routes import ClientRoutes, PageAccess
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.ids import RandomIds
+from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
 from mcpguard.gateway.operator_gate import OperatorGate
 from mcpguard.gateway.serving import served, tool_schemas
@@ -132,6 +133,8 @@ class Gateway(Service):
             )
             for one in settings.upstreams
         ]
+        self.limiting = Limiting(reactor, wall, self.metrics)
+        self.limiting.build(settings.rate_limit, None)
         schemas = tool_schemas(reactor.seconds)
         self.served = [
             served(
@@ -156,7 +159,7 @@ class Gateway(Service):
             recorder=self.audit,
             meter=self.metrics,
             seen=self._identities.note,
-            limiter_clock=time.monotonic,
+            limiter=self.limiting.limiter,
             session_key=(
                 None if server.session_key is None else bytes.fromhex(server.session_key.value)
             ),
@@ -245,6 +248,7 @@ class Gateway(Service):
         super().startService()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
+        self.limiting.start()
         for upstream in self.served:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -296,6 +300,7 @@ class Gateway(Service):
         await self.pipeline.end_sessions(keep=self.keep_sessions)
         await self.pipeline.bare.pool.end_all()
         await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
+        await self.limiting.stop()
         if self._sockets is None:
             self._system_event("GatewayStopped")
         await self.audit.stop()
@@ -311,7 +316,7 @@ class Gateway(Service):
             standing = upstream.standing
             if not standing.usable:
                 return False, f"upstream {upstream.name}: {standing.reason}"
-        return True, ""
+        return self.limiting.readiness()
 
     def _children(self) -> dict[str, int]:
         return {one.name: one.child_count for one in self.upstreams if hasattr(one, "child_count")}

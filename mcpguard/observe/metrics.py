@@ -51,10 +51,19 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_upstream_stray_messages_total": Declared(
         "counter", "Messages of a server that belong to nothing it was asked.", ("server", "kind")
     ),
+    "mcp_guard_redis_calls_total": Declared(
+        "counter", "Questions to Redis about limits, by what came of them.", ("result",)
+    ),
+    "mcp_guard_rate_limit_undecided_total": Declared(
+        "counter",
+        "Rate limit decisions made without who keeps the shared limit.",
+        ("decided",),
+    ),
     "mcp_guard_active_identities": Declared("gauge", "Identities seen lately.", merge="most"),
     "mcp_guard_sessions": Declared("gauge", "MCP sessions open now."),
     "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
+    "mcp_guard_redis_up": Declared("gauge", "Processes that share limits through Redis now."),
     "mcp_guard_worker_up": Declared(
         "gauge", "Whether a worker process has told its numbers just now.", ("worker",)
     ),
