@@ -2,13 +2,17 @@
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
-from benchmarks.bench import TOOLS
+from benchmarks.bench import ROOT, TOOLS
 from benchmarks.catalog import EXTRAS, ROWS, chosen
-from benchmarks.report import table
+from benchmarks.publish import publish
+from benchmarks.report import summary
 from benchmarks.run import Plan, Record, run_extras, run_rows
+from benchmarks.versions import versions
 
 
 def cpus(text: str) -> tuple[int, ...]:
@@ -29,7 +33,27 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--load-cpus", type=cpus, help="processors of load and upstream")
     made.add_argument("--json", type=Path, default=TOOLS / "results.json", help="where it goes")
     made.add_argument("--resume", action="store_true", help="go on with what --json has")
+    made.add_argument("--again", action="store_true", help="what --only names, measured anew")
+    made.add_argument("--show", action="store_true", help="measure nothing, show what --json has")
+    made.add_argument(
+        "--publish", action="store_true", help="write benchmarks/results and docs/performance.md"
+    )
     return made
+
+
+def begin(plan: Plan, layout: machine.Layout) -> dict[str, Any]:
+    """What is noted before anything is measured."""
+    return {
+        "machine": machine.description(),
+        "versions": versions(),
+        "run": {
+            "began": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "rounds": str(plan.rounds),
+            "seconds of a measurement": f"{plan.seconds:g}",
+            "processors of the gateway": machine.spelled(layout.gateway),
+            "processors of load and upstream": machine.spelled(layout.load),
+        },
+    }
 
 
 def main() -> None:
@@ -55,16 +79,23 @@ def main() -> None:
         options.gateway_cpus or everything.gateway, options.load_cpus or everything.load
     )
     record = Record(options.json)
-    if not (options.resume and record.load()):
-        record.data = {"machine": machine.description()}
+    if not ((options.resume or options.again or options.show) and record.load()):
+        record.data = begin(plan, layout)
+    if options.resume:
+        record.forget_left_out()
+    if options.again:
+        record.forget(options.only)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    if rows:
-        run_rows(rows, plan, record, layout, say)
-    run_extras(extras, options.quick, record, layout, say)
-    print(table(record.data))
+    if not options.show:
+        if rows:
+            run_rows(rows, plan, record, layout, say)
+        run_extras(extras, options.quick, record, layout, say)
+    print(summary(record.data))
+    if options.publish:
+        publish(record.data, ROOT, say)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from typing import Any
 
 import tomlkit
 
+from benchmarks import machine
 from benchmarks.bench import ROOT, SERVERS, Bench, Row, Target
 from benchmarks.machine import Layout
+from benchmarks.program import Unavailable
 
 AUDIT_BYTES = 104_857_600
 GENEROUS = 1_000_000
@@ -101,6 +103,8 @@ def start_gateway(
         command = [sys.executable, "-m", "mcpguard", "-c", config, "run", "--port", "0"]
     program = bench.start(name, command, layout=layout, env=environment)
     base = program.says(r"(https?://127\.0\.0\.1:\d+)[\s\S]*Ready")[1]
+    if workers > 1 and len(machine.tree(program.pid)) <= workers:
+        raise Unavailable(f"it was told to start {workers} workers and has none")
     return Target(
         program,
         f"{base}/mcp",

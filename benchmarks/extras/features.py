@@ -93,8 +93,11 @@ def run_features(bench: Bench, quick: bool, say: Callable[[str], None]) -> dict[
             up[name] = start_gateway(bench, f"feature-{number}", "stdio", changes=changes)
             up[name].open()
             up[name].load(CONNECTIONS, 1.0)
+            if name == REDIS and not round_trips(port):
+                raise Unavailable("Redis was asked nothing: the limits are not there")
         except Unavailable as problem:
-            up.pop(name, None)
+            if name in up:
+                up.pop(name).stop()
             found["variants"][name] = {"unavailable": str(problem)}
             say(f"features: {name} left out, {problem}")
     costs: dict[str, list[float]] = {name: [] for name in up}
@@ -112,6 +115,8 @@ def run_features(bench: Bench, quick: bool, say: Callable[[str], None]) -> dict[
         say(f"features: {name}: {found['variants'][name]}")
     for target in up.values():
         target.stop()
+    order = (*VARIANTS, REDIS)
+    found["variants"] = {n: found["variants"][n] for n in order if n in found["variants"]}
     return found
 
 
@@ -124,6 +129,8 @@ def run_redis(bench: Bench, quick: bool, say: Callable[[str], None]) -> dict[str
     result = arrive(bench, target, RATE, 2.0 if quick else 10.0)
     trips = round_trips(port) - before
     target.stop()
+    if not trips:
+        raise Unavailable("Redis was asked nothing: the limits are not there")
     found = {
         **result,
         "limit_per_second": GENEROUS,

@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from mcpguard.gateway.corridor import MAX_TRACKED_KEYS
+from mcpguard.gateway.limits import MAX_TRACKED_KEYS
 from mcpguard.limits.limiter import Grant
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.policy.buckets import Rate

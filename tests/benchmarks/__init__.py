@@ -1,0 +1,1 @@
+"""Tests of the load harness: what it makes of results, not how fast anything is."""
