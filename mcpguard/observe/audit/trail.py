@@ -79,7 +79,8 @@ class AuditTrail:
     _unrendered: list[tuple[Any, ...]] = field(init=False, factory=list)
     """Events without what they may hold of a caller's values, which could be megabytes."""
     _due: IDelayedCall | None = field(init=False, default=None)
-    _records_values: bool = field(init=False)
+    _recorded: frozenset[str] | None = field(init=False, default=None)
+    """The arguments that are recorded; None: all."""
     _workers: list[Worker] = field(init=False, factory=list)
     _file: AuditFile | None = field(init=False, default=None)
     _tidier: Worker | None = field(init=False, default=None)
@@ -91,7 +92,9 @@ class AuditTrail:
         rules = [(r.name, r.pattern, r.replacement) for r in self.settings.redaction_rules]
         values = Values(self.settings.log_arguments, Redactor(rules), self.bounds.line)
         self._renderer = Renderer(values)
-        self._records_values = bool(self.settings.log_arguments)
+        named = self.settings.log_arguments
+        if named is not True:
+            self._recorded = frozenset(named or ())
         if self.settings.events is not None:
             self._wanted = frozenset(self.settings.events) | ALWAYS_WRITTEN
 
@@ -139,10 +142,11 @@ class AuditTrail:
         feeds, wanted, event_type = self._feeds, self._wanted, event.event_type
         if not feeds or (wanted is not None and event_type not in wanted):
             return
+        arguments = event.arguments
         if (
             event_type in _URGENT
+            or (arguments and (self._recorded is None or not self._recorded.isdisjoint(arguments)))
             or event.details
-            or (self._records_values and event.arguments)
             or self._stopping is not None
         ):
             # In the order of the events, and these not later than now.
