@@ -10,8 +10,9 @@ from mcpguard.gateway.limits import MAX_TRACKED_KEYS
 from mcpguard.gateway.serving import tool_schemas
 from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.identity.chain import Chain
-from mcpguard.limits.limiter import Limiter
+from mcpguard.limits.limiter import Limiter, Places
 from mcpguard.limits.memory import MemoryLimiter
+from mcpguard.limits.places import MemoryPlaces
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.accepted_bytes import RequestBytes
 from mcpguard.pipeline.admission import Admission
@@ -90,14 +91,16 @@ def corridor_for(
     sessions: SessionBounds = SESSIONS,
     sse: SseBounds = SSE,
     limiter: Limiter | None = None,
+    places: Places | None = None,
     schemas: ToolSchemas | None = None,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
     ``session_key`` (32 bytes) seals what clients carry for the gateway; None makes one, which
-    ends with this process. ``limiter`` is one in memory by the same clock unless given. A real
-    reactor's clock is none for it (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a
-    step back in time would lock everybody out until it has passed again.
+    ends with this process. ``limiter`` and ``places`` are in memory unless given, the limiter by
+    the same clock. A real reactor's clock is none for it
+    (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a step back in time would lock
+    everybody out until it has passed again.
     """
     monotonic = clock.seconds
     books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
@@ -150,6 +153,7 @@ def corridor_for(
             authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
             seen=seen,
             request_bytes=REQUEST_BYTES,
+            places=places or MemoryPlaces(),
         ),
         directory=directory,
         table=table,

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming
-from mcpguard.limits.limiter import Grant, Limiter
+from mcpguard.limits.limiter import Grant, Limiter, Places
 from mcpguard.pipeline.accepted_bytes import AcceptedBytes, RequestBytes
 from mcpguard.pipeline.trip import Books, Trip
 from mcpguard.policy.addresses import address_block
@@ -40,11 +40,12 @@ class Callers:
     seen: Callable[[Principal], None]
     """Told of each authenticated principal (the gauge of active identities)."""
     request_bytes: RequestBytes
+    places: Places
+    """Of identities whose requests at once are limited."""
     accepted: AcceptedBytes = field(
         init=False,
         default=Factory(lambda self: AcceptedBytes(self.request_bytes), takes_self=True),
     )
-    _busy: dict[str, int] = field(init=False, factory=dict)
     _failed_rate: Rate = field(
         init=False, default=Factory(lambda self: _per_minute(self.limits), takes_self=True)
     )
@@ -136,7 +137,7 @@ class Callers:
 
     def enter(
         self, trip: Trip, principal: Principal, message: Request | Notification | Response
-    ) -> None:
+    ) -> Coroutine[Any, Any, None] | None:
         """Let a message take up memory, and a place if its caller's are counted; raises Refused.
 
         Until the trip is settled.
@@ -144,26 +145,27 @@ class Callers:
         # Only requests take a place: an identity with one place, whose call asks it something,
         # could neither answer nor cancel.
         if not isinstance(message, Request):
-            return
+            return None
         key, size = principal.key, len(trip.incoming.body)
         if not self.accepted.take(key, size):
             raise Refused(Refusal(Reason.OVERLOADED, "Too much is in progress", 1.0))
         trip.on_settled.append(lambda: self.accepted.give(key, size))
         limit = principal.limits.max_concurrency
         if limit is None:
-            return
-        busy = self._busy.get(key, 0)
-        if busy >= limit:
-            raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))
-        self._busy[key] = busy + 1
-        trip.on_settled.append(lambda: self._release(key))
+            return None
+        taken = self.places.take_place(key, limit)
+        if isinstance(taken, Deferred):
+            return self._placed(trip, key, taken)
+        self._place(trip, key, taken)
+        return None
 
-    def _release(self, key: str) -> None:
-        left = self._busy.get(key, 1) - 1
-        if left > 0:
-            self._busy[key] = left
-        else:
-            self._busy.pop(key, None)
+    async def _placed(self, trip: Trip, key: str, taken: Deferred[bool]) -> None:
+        self._place(trip, key, await taken)
+
+    def _place(self, trip: Trip, key: str, taken: bool) -> None:
+        if not taken:
+            raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))
+        trip.on_settled.append(lambda: self.places.give_place(key))
 
 
 def _per_minute(limits: RateLimitSettings) -> Rate:

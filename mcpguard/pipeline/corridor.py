@@ -213,7 +213,9 @@ class Pipeline:
                 self.sse.accept(trip, held)
             raise
         self.sse.accept(trip, held)
-        self.callers.enter(trip, principal, message)
+        entering = self.callers.enter(trip, principal, message)
+        if entering is not None:
+            await entering
         await self.sse.post(trip, held, message)
 
     def _walk_streamable(
@@ -226,18 +228,56 @@ class Pipeline:
         session_id = session = None
         if sessions:
             session_id = sessions[0]
-            session = self.table.find(session_id, principal, route)
-            if session is None:
-                self.revival.recall(session_id, principal, route)
-                trip.session_digest = digest_of(session_id)
-            else:
-                trip.session_digest = session.digest
+            session = self._find(trip, principal, route, session_id)
         if incoming.method != "POST":
             return self._walk_stream(trip, approach, session, session_id)
         version = approach.version
         message = self._read(trip, approach, bare=version is None and session_id is None)
-        self.callers.enter(trip, principal, message)
-        if stateless:
+        entering = self.callers.enter(trip, principal, message)
+        if entering is None:
+            return self._entered(trip, approach, session, session_id, message)
+        return self._enter(trip, approach, session_id, message, entering)
+
+    def _find(
+        self, trip: Trip, principal: Principal, route: Route, session_id: str
+    ) -> Session | None:
+        """The session, None for one that may be taken up again; raises Refused."""
+        session = self.table.find(session_id, principal, route)
+        if session is None:
+            self.revival.recall(session_id, principal, route)
+            trip.session_digest = digest_of(session_id)
+        else:
+            trip.session_digest = session.digest
+        return session
+
+    async def _enter(
+        self,
+        trip: Trip,
+        approach: Approach,
+        session_id: str | None,
+        message: Request | Notification | Response,
+        entering: Coroutine[Any, Any, None],
+    ) -> None:
+        await entering
+        session, principal, route = None, trip.principal, trip.route
+        if session_id is not None and principal is not None and route is not None:
+            # Once more: it may have ended meanwhile.
+            session = self._find(trip, principal, route, session_id)
+        rest = self._entered(trip, approach, session, session_id, message)
+        if rest is not None:
+            await rest
+
+    def _entered(
+        self,
+        trip: Trip,
+        approach: Approach,
+        session: Session | None,
+        session_id: str | None,
+        message: Request | Notification | Response,
+    ) -> Walk | None:
+        """A message on its way to the wire that its headers name."""
+        version = approach.version
+        if approach.stateless:
             _require_both_types(approach)
             return self.modern.post(trip, message)
         if _claims_modern(message):

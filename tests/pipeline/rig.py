@@ -21,6 +21,7 @@ from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers, Incoming
 from mcpguard.gateway.corridor import SESSIONS, corridor_for
 from mcpguard.gateway.serving import served, tool_schemas
+from mcpguard.limits.limiter import Places
 from mcpguard.observe.events import OUTCOME_TYPES, Event
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.corridor import Pipeline
@@ -362,6 +363,7 @@ class Rig:
     session_key: bytes | None = None
     """Two rigs with one key are two lives of one gateway."""
     sessions: SessionBounds = SESSIONS
+    places: Places | None = None
     pipeline: Pipeline = field(init=False)
     served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
@@ -391,6 +393,7 @@ class Rig:
             meter=self.meter,
             session_key=self.session_key,
             sessions=self.sessions,
+            places=self.places,
         )
 
     def _new_id(self) -> str:

@@ -1,84 +1,108 @@
-"""Which place a path means, where names and prefixes overlap."""
+"""Places of an identity that are counted elsewhere: the answer has to be waited for."""
 
-from typing import Any
-
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config.settings import UpstreamSettings
-from mcpguard.pipeline.places import Part, Place, place_of
-from mcpguard.upstream.directory import UpstreamDirectory
-from tests.pipeline.rig import MemoryUpstream, Rig
-from tests.pipeline.sse_rig import SseClient
+from mcpguard.errors import Reason, Refusal, Refused
+from tests.pipeline.rig import Rig, api_key
+from tests.pipeline.sse_rig import PARAMS, SseClient
 
 
-def directory(*entries: dict[str, Any]) -> UpstreamDirectory:
-    """The servers of these settings; http unless said otherwise."""
-    each = [UpstreamSettings(**{"transport": "http", **entry}) for entry in entries]
-    return UpstreamDirectory([(one, MemoryUpstream(one.name)) for one in each])
+@define(eq=False)
+class PlacesElsewhere:
+    """Implements `Places`; a test answers."""
+
+    asked: list[tuple[str, int, Deferred[bool]]] = field(factory=list)
+    given: list[str] = field(factory=list)
+
+    def take_place(self, key: str, limit: int) -> Deferred[bool]:
+        """Ask."""
+        answer: Deferred[bool] = Deferred()
+        self.asked.append((key, limit, answer))
+        return answer
+
+    def give_place(self, key: str) -> None:
+        """Note it."""
+        self.given.append(key)
 
 
-def shown(place: Place | None) -> tuple[str, str, Part | None] | None:
-    """The server, what goes behind its URL, and the part."""
-    return None if place is None else (place.route.upstream.name, place.route.path, place.part)
+class PlacesElsewhereTests(SynchronousTestCase):
+    """An identity with places, before a server with sessions."""
 
+    def setUp(self) -> None:
+        """Nobody has a place yet."""
+        self.places = PlacesElsewhere()
+        keys = (api_key("one", max_concurrency=3), api_key("free"))
+        self.rig = Rig(keys=keys, places=self.places)
 
-class OverlapTests(SynchronousTestCase):
-    """`places.place_of` where servers are called as the parts are."""
+    def answer(self, taken: bool) -> None:
+        """Answer the last question."""
+        self.places.asked[-1][2].callback(taken)
 
-    def test_configured_paths_come_first(self) -> None:
-        """A name or prefix that ends like a part is a server, spoken to by Streamable HTTP."""
-        all = directory(
-            {"name": "default"},
-            {"name": "a"},
-            {"name": "b", "path_prefix": "/a/sse"},
-            {"name": "sse"},
-        )
-        for path, expected in (
-            ("/mcp/sse", ("sse", "", None)),
-            ("/sse", ("default", "", Part.STREAM)),
-            ("/messages", ("default", "", Part.MESSAGES)),
-            ("/mcp/a/sse", ("b", "", None)),
-            ("/mcp/a/sse/sse", ("b", "", Part.STREAM)),
-            ("/mcp/sse/messages", ("sse", "", Part.MESSAGES)),
-            ("/mcp/a/b/sse", ("a", "/a/b/sse", None)),
-        ):
-            self.assertEqual(shown(place_of(path, all)), expected, path)
+    def session(self) -> dict[str, str]:
+        """The header of a session of ``one``."""
+        greeting = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }
+        shaken = self.rig.call("initialize", greeting, who="one")
+        self.answer(True)
+        self.assertEqual(shaken.status, 200)
+        return {"Mcp-Session-Id": shaken.headers["mcp-session-id"]}
 
-    def test_no_stream_whose_messages_go_to_another(self) -> None:
-        """Where another server takes the place to post, there is no stream to post for."""
-        all = directory(
-            {"name": "default"},
-            {"name": "messages"},
-            {"name": "a"},
-            {"name": "b", "path_prefix": "/a/messages"},
-        )
-        for path, expected in (
-            ("/mcp/sse", None),
-            ("/mcp/messages", ("messages", "", None)),
-            ("/sse", ("default", "", Part.STREAM)),
-            ("/messages", ("default", "", Part.MESSAGES)),
-            ("/mcp/a/sse", None),
-            ("/mcp/a/messages", ("b", "", None)),
-            ("/mcp/a/messages/sse", ("b", "", Part.STREAM)),
-        ):
-            self.assertEqual(shown(place_of(path, all)), expected, path)
+    def test_taken(self) -> None:
+        """The request goes on with its place, and gives it back at its outcome."""
+        call = self.rig.call("tools/call", {"name": "slow"}, who="one")
+        self.assertEqual(self.places.asked[0][1], 3)
+        self.assertEqual(self.rig.upstream.links, [])
+        self.answer(True)
+        self.assertIsNone(call.status)
+        self.assertEqual(self.places.given, [])
+        self.rig.upstream.links[0].answer(0, result={"content": []})
+        self.assertEqual(call.status, 200)
+        self.assertEqual(self.places.given, [self.places.asked[0][0]])
 
-    def test_written_otherwise(self) -> None:
-        """Encoded, doubled or trailing: none of it is a part."""
-        all = directory({"name": "default"}, {"name": "a"})
-        for path in (
-            *("/%73se", "//sse", "/sse/", "/mcp//sse", "/mcp/sse/", "/mcp/a//sse", "/mcp/./sse"),
-            *("/mcp/a/../sse", "/mcp/a%2fsse", "/mcp/a/.;/sse", "/mcp/%2e/sse", "/MCP/sse"),
-            *("/SSE", "/mcp/a/sse;x", "/mcp/a/%73se"),
-        ):
-            place = place_of(path, all)
-            self.assertTrue(place is None or place.part is None, path)
+    def test_none_left(self) -> None:
+        """429, nothing reached the server, and nothing is given back that was not taken."""
+        call = self.rig.call("tools/call", {"name": "slow"}, who="one")
+        self.answer(False)
+        self.assertEqual((call.status, call.headers["retry-after"]), (429, "1"))
+        self.assertEqual((self.places.given, self.rig.upstream.links), ([], []))
+        self.assertEqual(self.rig.trail.outcomes[-1].event_type, "RateLimited")
 
-    def test_through_the_corridor(self) -> None:
-        """The client of one server never posts to the other."""
-        other = MemoryUpstream("messages")
-        rig = Rig(others={"/mcp/messages": other})
-        self.assertEqual(SseClient(rig, path="/mcp/sse").outlet.status, 404)
-        client = SseClient(rig, path="/sse").initialize()
-        self.assertEqual(client.ask("tools/list").status, 202)
-        self.assertEqual((len(rig.upstream.asked), other.links), (1, []))
+    def test_untold(self) -> None:
+        """Who cannot be asked lets nobody pass."""
+        call = self.rig.call("tools/call", {"name": "slow"}, who="one")
+        refused = Refused(Refusal(Reason.LIMITS_UNAVAILABLE, retry_after=1.0))
+        self.places.asked[-1][2].errback(Failure(refused))
+        self.assertEqual(call.status, 503)
+        self.assertEqual((self.places.given, self.rig.upstream.links), ([], []))
+
+    def test_session_ends_meanwhile(self) -> None:
+        """A request whose session ended while it waited is told so, and gives its place back."""
+        header = self.session()
+        taken = len(self.places.given)
+        call = self.rig.call("tools/call", {"name": "slow"}, who="one", headers=header)
+        self.rig.send(method="DELETE", who="one", headers=header)
+        self.answer(True)
+        self.assertEqual(call.status, 404)
+        self.assertEqual(len(self.places.given), taken + 1)
+
+    def test_every_wire(self) -> None:
+        """Sessions, stateless requests and HTTP+SSE wait alike."""
+        header = self.session()
+        before = len(self.places.asked)
+        self.rig.call("tools/call", {"name": "slow"}, who="one", headers=header)
+        self.rig.modern("tools/call", {"name": "slow"}, who="one")
+        client = SseClient(self.rig, who="one")
+        client.post({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": PARAMS})
+        self.assertEqual(len(self.places.asked), before + 3)
+
+    def test_others(self) -> None:
+        """An identity without a limit of its own asks nobody."""
+        self.rig.call("tools/call", {"name": "slow"}, who="free")
+        self.assertEqual(self.places.asked, [])
+        self.assertEqual(len(self.rig.upstream.links), 1)
