@@ -304,6 +304,13 @@ class GuardChannel(HTTPChannel, Connection):
         self._relay = None
         self.loseConnection()
 
+    def relay_waits(self, waits: bool) -> None:
+        """The client leaves unread what is passed on, or has read it."""
+        if waits:
+            self._note_congestion()
+        else:
+            self._congested_since = None
+
     def stay(self, outcome: Outcome, unread: bytes) -> None:
         """It could not move: serve it here, or say that its session's worker is busy."""
         assert self._stay is not None

@@ -9,7 +9,6 @@ from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPullProducer, ISSLTransport
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -154,8 +153,11 @@ class Handover:
 
     # -- here ------------------------------------------------------------------------------
 
-    def adopt(self, factory: Factory, descriptor: int, parcel: Parcel) -> None:
-        """Go on with a connection that another process has sent; takes the descriptor."""
+    def adopt(self, factory: Any, descriptor: int, parcel: Parcel) -> None:
+        """Go on with a connection that another process has sent, as ``factory`` does.
+
+        The descriptor is taken.
+        """
         arrival = Arrival(factory, None if parcel.direct else (parcel.peer, parcel.host))
         try:
             with socket.socket(fileno=descriptor) as sent:

@@ -1,9 +1,10 @@
 """Bytes of a connection whose TLS is spoken in one process and which is served by another one."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer
+from twisted.internet.interfaces import IAddress, IPushProducer
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as Stream
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -21,6 +22,13 @@ class Relayed(Protocol):
 
     def relay_lost(self) -> None:
         """The process that serves the connection has ended it, or itself."""
+        ...
+
+    def relay_waits(self, waits: bool) -> None:
+        """The client leaves unread what is passed on, or has read it.
+
+        Meanwhile the end of the other side is not seen.
+        """
         ...
 
 
@@ -41,8 +49,8 @@ class Relay(Stream):
         """Let the bytes flow, first what has arrived since the connection was sent."""
         client = self._client.transport
         client.unregisterProducer()
-        self.transport.registerProducer(_Source(client), True)
-        client.registerProducer(_Source(self.transport), True)
+        self.transport.registerProducer(_Source(client, lambda waits: None), True)
+        client.registerProducer(_Source(self.transport, self._client.relay_waits), True)
         if self._unsent:
             self.transport.write(self._unsent)
             self._unsent = b""
@@ -78,15 +86,18 @@ class _Source:
     a TLS transport would be closed below its TLS.
     """
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, on_wait: Callable[[bool], None]) -> None:
         self._transport = transport
+        self._on_wait = on_wait
 
     def pauseProducing(self) -> None:
         """The other side does not take more now."""
+        self._on_wait(True)
         self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """It has taken everything."""
+        self._on_wait(False)
         self._transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -116,13 +127,13 @@ class Arrival(Factory):
     ``places`` are the addresses of the client and the listener where the socket does not know.
     """
 
-    def __init__(self, factory: Factory, places: tuple[Place, Place] | None) -> None:
+    def __init__(self, factory: Any, places: tuple[Place, Place] | None) -> None:
         self._factory = factory
         self._places = places
         self.inner: Any = None
         """The one that serves the client."""
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """See `IProtocolFactory`."""
         inner = self.inner = self._factory.buildProtocol(addr)
         if inner is None or self._places is None:
