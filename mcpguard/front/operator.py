@@ -7,6 +7,7 @@ from typing import Any
 from attrs import define, frozen
 from klein import Klein
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -14,6 +15,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Headers
 from mcpguard.front.request import GuardRequest
+
+log = Logger()
 
 READINESS_RETRY_SECS = 5
 """``Retry-After`` of a gateway that is not ready yet."""
@@ -33,7 +36,8 @@ class Vitals:
     seconds: Callable[[], float]
     readiness: Callable[[], tuple[bool, str]]
     """Whether the gateway can serve now, and if not, why (public words)."""
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], bytes | Deferred[bytes]]
+    """The page; where it must be asked of another process, it comes later or fails."""
     metrics_type: str
     """Content-Type of `metrics`."""
     routes: Callable[[], Sequence[Mapping[str, Any]]]
@@ -78,9 +82,24 @@ class OperatorPages:
             answer_json(request, 503, {**page, "reason": reason}, (retry,))
 
     def _metrics(self, request: GuardRequest) -> None:
-        """Show the counters."""
+        """Show the counters; 503 when they cannot be had."""
         kind = ("Content-Type", self.vitals.metrics_type)
-        request.outlet.answer(200, (kind,), self.vitals.metrics())
+        page = self.vitals.metrics()
+        if not isinstance(page, Deferred):
+            request.outlet.answer(200, (kind,), page)
+            return
+
+        def show(page: bytes) -> None:
+            request.outlet.answer(200, (kind,), page)
+
+        def refuse(failure: Failure) -> None:
+            log.warn("no metrics: {why}", why=failure.getErrorMessage())
+            words = {"reason": "the numbers of the other processes are not available"}
+            retry = ("Retry-After", str(READINESS_RETRY_SECS))
+            answer_json(request, 503, words, (retry,))
+
+        page.addCallbacks(show, refuse)
+        page.addErrback(lambda failure: log.failure("the metrics", failure=failure))
 
     def _routes(self, request: GuardRequest) -> None:
         """List where requests lead."""

@@ -22,6 +22,7 @@ from mcpguard.config.settings import Secret, Settings
 from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.limits import serve_limits
 from mcpguard.gateway.listeners import open_socket
+from mcpguard.gateway.observers import ParentObservers
 from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import CHANNEL_BOUNDS
 from mcpguard.ops.workers.output import OUTPUT_BOUNDS
@@ -104,11 +105,15 @@ class WorkerParent(Service):
             self._record,
         )
         serve_limits(self.pool)
+        self.observers = ParentObservers(
+            settings.audit, self.pool, self.pool.count, reactor, stdout=1
+        )
 
     # -- start -----------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
-        """Open the listening sockets; raises `CannotListenError`."""
+        """Open the audit file and the listening sockets; raises when either cannot be had."""
+        self.observers.open()
         server, admin = self.settings.server, self.settings.admin
         self._sockets.append(open_socket(server.host, server.port))
         if admin is not None:
@@ -128,6 +133,7 @@ class WorkerParent(Service):
         # Made now: twistd has changed to the user it is to run as.
         self._directory = Path(tempfile.mkdtemp(prefix="mcp-guard-"))
         self._listen_for_signals()
+        self.observers.start()
         starting = Deferred.fromCoroutine(self._start())
         starting.addErrback(lambda failure: log.failure("the start", failure=failure))
 
@@ -196,6 +202,9 @@ class WorkerParent(Service):
 
     def _record(self, number: int, what: str, **details: Any) -> None:
         """What happened to a worker."""
+        self.observers.record("WorkerEvent", what, worker=number, **details)
+        if what == "crashed":
+            self.observers.metrics.count("mcp_guard_worker_crashes_total", worker=str(number))
 
     # -- reload ----------------------------------------------------------------------------
 
@@ -209,8 +218,7 @@ class WorkerParent(Service):
 
     def reopen(self) -> None:
         """Have the audit file opened anew, after something else has moved it."""
-        for peer in self.pool.peers():
-            peer.control.tell("reopen", None)
+        self.observers.reopen()
 
     def reload(self) -> None:
         """Read the configuration again, and replace the workers if it can be used."""
@@ -236,13 +244,21 @@ class WorkerParent(Service):
         settings, fixed = without_restart(self.settings, loaded.settings)
         for key in fixed:
             log.warn("{key} changes with a restart only, and is left as it was", key=key)
+        try:
+            trail = self.observers.prepare(settings.audit)
+        except ConfigurationError as error:
+            log.error("not reloaded: {problem}", problem="; ".join(error.problems))
+            return
         log.info("reloading")
         try:
             await self.pool.replace(self._shared(settings))
         except StartFailed as failure:
             if self._stopping is None:
                 log.error("not reloaded: {why}", why=failure)
+            if trail is not None:
+                trail.stop()
             return
+        self.observers.change(settings.audit, trail)
         self.settings = settings
         log.info("reloaded")
 
@@ -267,6 +283,7 @@ class WorkerParent(Service):
         # With the workers' own copies these are all: from now on connections are refused.
         self._close_sockets()
         await self.pool.stop(keep=self.settings.server.session_key is not None)
+        await self.observers.stop()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -32,6 +32,9 @@ from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
 from mcpguard.observe.logs import bridge_stdlib
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
+from mcpguard.ops.workers.audit import ACKNOWLEDGED_SECS, AuditRelay
+from mcpguard.ops.workers.control import Control
+from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Reporting
 from mcpguard.policy.origins import is_loopback
 from mcpguard.policy.principal import Principal
 from mcpguard.upstream.directory import UpstreamDirectory
@@ -78,7 +81,8 @@ class Gateway(Service):
     status 1 when an address is taken instead of staying up with nothing listening.
 
     With ``sockets`` it is one of several workers: `begin` starts all but the listeners, `listen`
-    these, and signals and the events about the whole gateway are the parent's.
+    these, and signals and the events about the whole gateway are the parent's. By ``control`` the
+    parent gets its audit lines and metrics.
     """
 
     name = "mcp-guard"
@@ -90,6 +94,7 @@ class Gateway(Service):
         *,
         stdout: int = 1,
         sockets: Sockets | None = None,
+        control: Control | None = None,
     ) -> None:
         self.settings = settings
         self.drain_secs = settings.server.drain_timeout_secs
@@ -122,6 +127,10 @@ class Gateway(Service):
             spawn=lambda name: WorkerThread(reactor, name),
             stdout=stdout,
             bounds=AUDIT_BOUNDS,
+            relay=None if control is None else AuditRelay(control, ACKNOWLEDGED_SECS),
+        )
+        self._reporting = (
+            None if control is None else Reporting(control, self.metrics, GATHERING_BOUNDS)
         )
         self.upstreams = [
             build_upstream(
@@ -134,7 +143,7 @@ class Gateway(Service):
             for one in settings.upstreams
         ]
         self.limiting = Limiting(reactor, wall, self.metrics)
-        self.limiting.build(settings.rate_limit, None)
+        self.limiting.build(settings.rate_limit, control)
         schemas = tool_schemas(reactor.seconds)
         self.served = [
             served(
@@ -160,6 +169,7 @@ class Gateway(Service):
             meter=self.metrics,
             seen=self._identities.note,
             limiter=self.limiting.limiter,
+            places=self.limiting.places,
             session_key=(
                 None if server.session_key is None else bytes.fromhex(server.session_key.value)
             ),
@@ -170,7 +180,7 @@ class Gateway(Service):
             started_at=reactor.seconds(),
             seconds=reactor.seconds,
             readiness=self.readiness,
-            metrics=self.metrics.render,
+            metrics=self._reporting.page if self._reporting else self.metrics.render,
             metrics_type=CONTENT_TYPE,
             routes=self.directory.describe,
         )
@@ -246,9 +256,11 @@ class Gateway(Service):
     def begin(self) -> None:
         """Start everything but the listeners."""
         super().startService()
+        if self._reporting is not None:
+            self._reporting.begin()
+        self.limiting.start()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
-        self.limiting.start()
         for upstream in self.served:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -304,6 +316,8 @@ class Gateway(Service):
         if self._sockets is None:
             self._system_event("GatewayStopped")
         await self.audit.stop()
+        if self._reporting is not None:
+            await self._reporting.end()
         self._unbridge()
 
     # -- what the pages show ---------------------------------------------------------------

@@ -67,7 +67,6 @@ class Worker:
         self.control = Channel(self.reactor, CHANNEL_BOUNDS, self._orphaned)
         self.control.register("ping", lambda _: None)
         self.control.register("stop", self._stop)
-        self.control.register("reopen", self._reopen)
         with socket.socket(fileno=descriptor) as inherited:
             inherited.setblocking(False)
             factory = Factory.forProtocol(lambda: self.control)
@@ -88,7 +87,12 @@ class Worker:
         packed: Mapping[str, Any] = await self.control.ask("assignment", os.getpid())
         assignment = Assignment.unpack(packed)
         admin = None if assignment.settings.admin is None else ADMIN_FD
-        gateway = Gateway(assignment.settings, self.reactor, sockets=Sockets(CLIENTS_FD, admin))
+        gateway = Gateway(
+            assignment.settings,
+            self.reactor,
+            sockets=Sockets(CLIENTS_FD, admin),
+            control=self.control,
+        )
         gateway.audit.start()
         self._gateway = gateway
         gateway.begin()
@@ -116,10 +120,6 @@ class Worker:
                 log.failure("the worker cannot start", failure=failure)
         self.control.tell("failed", self.problem)
         self._leave()
-
-    def _reopen(self, payload: None) -> None:
-        if self._gateway is not None:
-            self._gateway.audit.reopen()
 
     # -- end -------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ SYSTEM_TYPES = frozenset(
         "SessionStarted",
         "SessionEnded",
         "UpstreamEvent",
+        "WorkerEvent",
         "AuditLost",
     }
 )

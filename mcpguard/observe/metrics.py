@@ -64,6 +64,9 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
     "mcp_guard_redis_up": Declared("gauge", "Processes that share limits through Redis now."),
+    "mcp_guard_worker_crashes_total": Declared(
+        "counter", "Worker processes that ended by themselves.", ("worker",)
+    ),
     "mcp_guard_worker_up": Declared(
         "gauge", "Whether a worker process has told its numbers just now.", ("worker",)
     ),

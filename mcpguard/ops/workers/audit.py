@@ -19,6 +19,9 @@ AUDIT = "audit"
 this worker it has taken altogether. ``first`` of them were known to be taken before these.
 """
 
+ACKNOWLEDGED_SECS = 5.0
+"""How long a worker waits for the parent to take a batch before it sends it again."""
+
 
 @define(eq=False)
 class AuditRelay:
