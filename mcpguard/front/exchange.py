@@ -5,9 +5,9 @@ neither knows more of the other than what stands here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from attrs import field, frozen
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from mcpguard.errors import Refusal
@@ -16,8 +16,7 @@ from mcpguard.policy.principal import Principal
 Headers = Sequence[tuple[str, str]]
 
 
-@frozen
-class Incoming:
+class Incoming(Struct, frozen=True):
     """One request, read whole and within the size bound."""
 
     request_id: str
@@ -25,16 +24,24 @@ class Incoming:
     method: str
     path: str
     """The raw path without query, as on the wire (``/mcp/fs``)."""
-    query: str = field(repr=False)
+    query: str
     """It may name a session (HTTP+SSE)."""
-    headers: Mapping[str, tuple[str, ...]] = field(repr=False)
-    """Lower-case name -> every value in order of arrival, outer whitespace trimmed."""
-    body: bytes = field(repr=False)
+    headers: Mapping[str, tuple[str, ...]]
+    """Lower-case name -> every value in order of arrival, outer whitespace trimmed; that of the
+    body's length may be missing."""
+    body: bytes
     peer: str
     """The IP address the connection came from, never a header's word."""
     received_at: float
     """Monotonic seconds (the reactor's clock)."""
     local_port: int = 0
+    notes: dict[str, Any] | None = None
+    """For what follows from path and headers alone where there is no query: kept by the front as
+    long as it keeps the head, for the next request with the same one. None where it keeps none."""
+
+    def __repr__(self) -> str:
+        """Say nothing of headers, query and body: they hold credentials."""
+        return f"<Incoming {self.request_id} {self.method} {self.path!r:.80} from {self.peer}>"
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by lower-case name."""

@@ -182,21 +182,22 @@ class FastChannel(Protocol, Connection):
                 self._read(self._rest)
 
     def _serve(self, found: tuple[FastHead, str], body: bytes) -> None:
-        head, digits = found
+        head, _ = found
         site = self._guard
         self._due = math.inf
         self.phase = Phase.ANSWERING
         self.persistent = head.persistent and not self._draining
         incoming = Incoming(
-            request_id=site.new_id(),
-            method="POST",
-            path=head.path,
-            query="",
-            headers={**head.headers, "content-length": (digits,)},
-            body=body,
-            peer=self.peer,
-            received_at=site.reactor.seconds(),
-            local_port=self._local_port,
+            site.new_id(),
+            "POST",
+            head.path,
+            "",
+            head.headers,
+            body,
+            self.peer,
+            site.reactor.seconds(),
+            self._local_port,
+            head.notes,
         )
         self.outlet = outlet = FastOutlet(self, site, incoming.request_id)
         try:

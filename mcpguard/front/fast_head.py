@@ -8,8 +8,9 @@ seen the same. For every other head the answer is None, and the general channel 
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from mcpguard.front.head import valid_host
@@ -51,6 +52,8 @@ class FastHead:
     persistent: bool
     session_id: str | None
     """The value of ``Mcp-Session-Id``."""
+    notes: dict[str, Any] = field(factory=dict, eq=False, repr=False)
+    """See `exchange.Incoming`."""
 
 
 class _Fields:
@@ -144,8 +147,10 @@ def _ask_llhttp(head: bytes, path: bytes) -> list[tuple[bytes, bytes]] | None:
 class FastHeads:
     """Reads heads, and remembers those of late by their bytes; bounded in number, size and time.
 
-    Two generations: what is looked up moves to the young one, and the old one is dropped when
-    the young one is full or `age` is called. A head holds credentials, so none stays for long.
+    A head is kept when it comes for the second time, so that those that never come again (with
+    an id of the request in them) push nothing out. Two generations: what is looked up moves to
+    the young one, and the old one is dropped when the young one is full or `age` is called. A
+    head holds credentials, so none stays for long.
     """
 
     def __init__(self, *, max_head: int, max_fields: int, max_kept: int, max_kept_bytes: int):
@@ -159,6 +164,8 @@ class FastHeads:
         self._max_kept_bytes = max_kept_bytes
         self._young: dict[bytes, FastHead] = {}
         self._old: dict[bytes, FastHead] = {}
+        self._seen: set[int] = set()
+        """Hashes of heads that came once."""
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -190,13 +197,13 @@ class FastHeads:
         others, digits = split
         found = self._young.get(others)
         if found is None:
-            found = self._old.pop(others, None) or self._read_anew(head, others)
-            if found is None:
-                return None
-            if len(others) <= self._max_kept_bytes:
-                if len(self._young) >= self._max_kept:
-                    self.age()
-                self._young[others] = found
+            found = self._old.pop(others, None)
+            if found is not None:
+                self._keep(others, found)
+            else:
+                found = self._read_anew(head, others)
+                if found is None:
+                    return None
         elif len(head) > self._max_head:
             return None
         return found, digits
@@ -204,6 +211,7 @@ class FastHeads:
     def age(self) -> None:
         """Drop what was not used since the last call."""
         self._old, self._young = self._young, {}
+        self._seen.clear()
 
     def _read_anew(self, head: bytes, others: bytes) -> FastHead | None:
         if len(head) > self._max_head:
@@ -211,4 +219,17 @@ class FastHeads:
         found = read_head(head, others)
         if found is None or len(found.headers) >= self._max_fields:
             return None
+        if len(others) <= self._max_kept_bytes:
+            mark = hash(others)
+            if mark in self._seen:
+                self._keep(others, found)
+            elif len(self._seen) < 2 * self._max_kept:
+                self._seen.add(mark)
+            else:
+                self._seen.clear()
         return found
+
+    def _keep(self, others: bytes, found: FastHead) -> None:
+        if len(self._young) >= self._max_kept:
+            self.age()
+        self._young[others] = found

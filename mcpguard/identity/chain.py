@@ -16,6 +16,7 @@ MAX_TOKEN = 16_384
 """Bytes of a Bearer token."""
 
 _MAX_QUERY_FIELDS = 100
+_NOTE = "token"
 _TOKEN = re.compile(r"[!-~]+")
 
 _INFORMATIVE = (
@@ -39,7 +40,19 @@ class Chain:
         """
         if not self._authenticators:
             raise _challenged(Refusal(Reason.NO_AUTHENTICATION_CONFIGURED), presented=False)
-        return self._ask(0, bearer_token(incoming), incoming.peer, now, None)
+        notes = incoming.notes
+        if notes is None:
+            token = bearer_token(incoming)
+        elif _NOTE in notes:
+            token = notes[_NOTE]
+        else:
+            token = notes[_NOTE] = bearer_token(incoming)
+        if len(self._authenticators) == 1:
+            try:
+                return self._authenticators[0].authenticate(token, incoming.peer, now)
+            except Refused as refused:
+                raise _challenged(refused.refusal, presented=True) from None
+        return self._ask(0, token, incoming.peer, now, None)
 
     def _ask(
         self, first: int, token: str, peer: str, now: float, worst: Refusal | None

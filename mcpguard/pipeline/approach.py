@@ -20,6 +20,7 @@ _JSON_TYPES = frozenset({"application/json"})
 _CURL_TYPES = frozenset({"", "application/x-www-form-urlencoded"})
 
 _NONE: tuple[str, ...] = ()
+_NOTE = "approach"
 
 
 class Approach(Struct, frozen=True):
@@ -61,6 +62,16 @@ class Approaches:
 
     def of(self, incoming: Incoming) -> Approach:
         """Give what the head says."""
+        notes = incoming.notes
+        if notes is not None:
+            noted = notes.get(_NOTE)
+            if noted is None:
+                noted = notes[_NOTE] = self._looked_up(incoming)
+            approach: Approach = noted
+            return approach
+        return self._looked_up(incoming)
+
+    def _looked_up(self, incoming: Incoming) -> Approach:
         get = incoming.headers.get
         key = (
             incoming.path,

@@ -3,7 +3,7 @@
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from attrs import define, evolve
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, DeferredList
 
 from mcpguard.config.settings import Bridge
@@ -75,11 +75,8 @@ class BridgingUpstream:
     bridge: Bridge
     handshake: HandshakeSide
     stateless_side: StatelessSide
-
-    @property
-    def name(self) -> str:
-        """See `link.Upstream`."""
-        return self.inner.name
+    name: str = field(init=False, default=Factory(lambda self: self.inner.name, takes_self=True))
+    """See `link.Upstream`; its own, because every request asks for it several times."""
 
     @property
     def transport(self) -> str:
