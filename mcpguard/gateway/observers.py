@@ -1,17 +1,20 @@
-"""What the parent of the workers observes: the one audit trail, and the metrics of all."""
+"""What several workers have in common: the one audit trail, and the metrics of all."""
 
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from attrs import define, field
 
-from mcpguard.config.settings import AuditSettings
-from mcpguard.observe.audit.thread import WorkerThread
+from mcpguard.config.settings import AuditSettings, RotationSettings
+from mcpguard.observe.audit.files import AuditFile
+from mcpguard.observe.audit.outputs import Sink
+from mcpguard.observe.audit.thread import ThreadedSink, WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
 from mcpguard.observe.metrics import Metrics
-from mcpguard.ops.workers.audit import AuditDesk
-from mcpguard.ops.workers.control import Peers
+from mcpguard.ops.workers.audit import ACKNOWLEDGED_SECS, AuditDesk, AuditRelay
+from mcpguard.ops.workers.control import Control, Peers
 from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Gathering
 
 
@@ -58,24 +61,30 @@ class ParentObservers:
         """Open the audit file anew, after something else has moved it."""
         self._trail.reopen()
 
-    def prepare(self, settings: AuditSettings) -> AuditTrail | None:
-        """Return an open trail for other settings, None for the same.
+    async def change(
+        self, settings: AuditSettings, replace: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Write as other settings say while ``replace`` runs, and from then on unless it raises.
 
-        Raises `ConfigurationError` when it cannot be written.
+        Raises what ``replace`` does, and `ConfigurationError` when the trail cannot be written.
         """
-        if settings == self.settings:
-            return None
-        trail = self._make(settings)
-        trail.start()
-        return trail
-
-    def change(self, settings: AuditSettings, trail: AuditTrail | None) -> None:
-        """Write to what `prepare` gave for these settings."""
-        if trail is None:
-            return
-        before, self.settings = self._trail, settings
-        self._trail = self._desk.trail = trail
-        before.stop()
+        before = self._trail
+        if settings != self.settings:
+            # Before the first worker follows the new settings: the old ones may have no output.
+            trail = self._make(settings)
+            trail.start()
+            self._trail = self._desk.trail = trail
+        try:
+            await replace()
+        except BaseException:
+            if self._trail is not before:
+                rejected, self._trail = self._trail, before
+                self._desk.trail = before
+                await rejected.stop()
+            raise
+        self.settings = settings
+        if self._trail is not before:
+            await before.stop()
 
     async def stop(self) -> None:
         """Write and sync what is left, once no worker is."""
@@ -93,3 +102,18 @@ class ParentObservers:
             stdout=self.stdout,
             bounds=AUDIT_BOUNDS,
         )
+
+
+def relay_to(control: Control, settings: AuditSettings, reactor: Any) -> AuditRelay:
+    """A worker's way to the parent's trail, and to the audit file itself if the parent is gone."""
+
+    def alone() -> Sink | None:
+        if settings.file is None:
+            return None
+        # Without a parent there is nobody to see to rotation.
+        file = AuditFile(
+            settings.file, RotationSettings(), time.time, AUDIT_BOUNDS.feed.batch_bytes
+        )
+        return ThreadedSink(file, WorkerThread(reactor, "audit-alone"))
+
+    return AuditRelay(control, ACKNOWLEDGED_SECS, alone)

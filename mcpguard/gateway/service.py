@@ -24,6 +24,7 @@ from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
+from mcpguard.gateway.observers import relay_to
 from mcpguard.gateway.operator_gate import OperatorGate
 from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
@@ -32,7 +33,6 @@ from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
 from mcpguard.observe.logs import bridge_stdlib
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
-from mcpguard.ops.workers.audit import ACKNOWLEDGED_SECS, AuditRelay
 from mcpguard.ops.workers.control import Control
 from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Reporting
 from mcpguard.policy.origins import is_loopback
@@ -127,7 +127,7 @@ class Gateway(Service):
             spawn=lambda name: WorkerThread(reactor, name),
             stdout=stdout,
             bounds=AUDIT_BOUNDS,
-            relay=None if control is None else AuditRelay(control, ACKNOWLEDGED_SECS),
+            relay=None if control is None else relay_to(control, settings.audit, reactor),
         )
         self._reporting = (
             None if control is None else Reporting(control, self.metrics, GATHERING_BOUNDS)

@@ -2,7 +2,7 @@
 
 import json
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
@@ -124,6 +124,30 @@ class TheClientListener(SynchronousTestCase):
         self.assertEqual(answer.headers["Content-Type"], "text/plain; version=0.0.4")
         page = {"count": 1, "routes": [{"name": "fs", "path": "/mcp/fs"}]}
         self.assertEqual(json.loads(self.ask("GET /routes").body), page)
+
+    def test_metrics_from_elsewhere(self) -> None:
+        """Metrics may have to be asked of other processes; a client that has left is nobody's
+        matter.
+        """
+        self.listener.metrics = first = Deferred[bytes]()
+        client = self.listener.ask(request("GET /metrics"))
+        self.assertEqual(client.received(), b"")
+        first.callback(b"up 2\n")
+        self.assertEqual(client.answer("GET").body, b"up 2\n")
+        self.listener.metrics = second = Deferred[bytes]()
+        client = self.listener.ask(request("GET /metrics"))
+        client.leave()
+        second.callback(b"up 3\n")
+        self.assertEqual(client.received(), b"")
+
+    def test_no_metrics(self) -> None:
+        """If they cannot be had, that is what the answer says, and no number."""
+        self.listener.metrics = fail(OSError("gone"))
+        answer = self.ask("GET /metrics")
+        self.assertEqual(answer.status, 503)
+        self.assertIn("Retry-After", answer.headers)
+        self.assertEqual(list(json.loads(answer.body)), ["reason"])
+        self.assertNotIn(b"gone", answer.body)
 
     def test_absent_pages(self) -> None:
         """With an operator listener they are not here."""

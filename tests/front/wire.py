@@ -7,6 +7,7 @@ from unittest import TestResult
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock
@@ -220,6 +221,7 @@ class Listener:
     cors: CorsSettings | None = None
     access: PageAccess = PageAccess.OPEN
     ready: tuple[bool, str] = (True, "")
+    metrics: bytes | Deferred[bytes] = b"up 1\n"
     fast: bool = field(factory=lambda: _FAST[-1])
     """Whether canonical POSTs are served by the fast channel."""
     dropped: list[str] = field(factory=list)
@@ -246,7 +248,7 @@ class Listener:
             started_at=0.0,
             seconds=self.clock.seconds,
             readiness=lambda: self.ready,
-            metrics=lambda: b"up 1\n",
+            metrics=lambda: self.metrics,
             metrics_type="text/plain; version=0.0.4",
             routes=lambda: [{"name": "fs", "path": "/mcp/fs"}],
         )

@@ -4,15 +4,15 @@ So rotation, and whatever else needs to see every line, has one place.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
-from mcpguard.observe.audit.outputs import Appended
+from mcpguard.observe.audit.outputs import Appended, Sink
 from mcpguard.observe.audit.trail import AuditTrail
-from mcpguard.ops.workers.control import Control, ControlFailed, Peer, Peers
+from mcpguard.ops.workers.control import Control, ControlFailed, ControlLost, Peer, Peers
 
 AUDIT = "audit"
 """The service of the parent: ``{"first": int, "lines": bytes}``, answered with how many lines of
@@ -28,22 +28,33 @@ class AuditRelay:
     """A worker's way to the parent's trail. Implements `observe.audit.outputs.Sink`.
 
     A batch that was not acknowledged in time is sent again, and the parent leaves out what it has
-    of it: each line is written once.
+    of it: each line is written once. When the parent is gone a worker still finishes what runs:
+    these lines go to ``alone``, and those that were on their way may be written twice.
     """
 
     control: Control
     timeout_secs: float
+    alone: Callable[[], Sink | None]
+    """Makes what is written to without a parent; None if there is nothing."""
     _taken: int = field(init=False, default=0)
     """Lines that the parent is known to have."""
+    _own: Sink | None = field(init=False, default=None)
 
     def append(self, lines: Sequence[bytes]) -> Deferred[Appended]:
         """Hand whole lines to the parent, in order; fires when it has them."""
         return Deferred.fromCoroutine(self._append(lines))
 
     async def _append(self, lines: Sequence[bytes]) -> Appended:
+        if self._own is not None:
+            return await self._own.append(lines)
         batch = {"first": self._taken, "lines": b"".join(lines)}
         try:
             altogether = await self.control.ask(AUDIT, batch, timeout=self.timeout_secs)
+        except ControlLost:
+            self._own = self.alone()
+            if self._own is not None:
+                return await self._own.append(lines)
+            return Appended(0, OSError(errno.EPIPE, "the parent process is gone"))
         except ControlFailed as failure:
             return Appended(0, OSError(errno.EPIPE, f"the parent process: {failure}"))
         taken = min(int(altogether) - self._taken, len(lines))
@@ -56,7 +67,7 @@ class AuditRelay:
 
     def close(self) -> Deferred[None]:
         """Let go; the parent makes durable what it was given."""
-        return succeed(None)
+        return succeed(None) if self._own is None else self._own.close()
 
 
 @define(eq=False)

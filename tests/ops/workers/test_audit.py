@@ -12,11 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import AuditSettings
 from mcpguard.observe.audit.outputs import Sink
+from mcpguard.observe.audit.thread import ThreadedSink
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditBounds, AuditTrail
 from mcpguard.observe.events import Event
 from mcpguard.ops.workers.audit import AUDIT, AuditDesk, AuditRelay
 from mcpguard.ops.workers.control import ControlRefused, Peers
-from tests.observe.doubles import InlineWorker, Tally
+from tests.observe.doubles import InlineWorker, Paper, Tally
 from tests.ops.workers.company import Company
 
 NOON = 1_795_348_800.0
@@ -43,7 +44,7 @@ class RelayCase(SynchronousTestCase):
         self.desk = AuditDesk(self.trail)
         peers: Peers = self.company
         self.desk.attend(peers)
-        self.tallies: dict[int, Tally] = {}
+        self.alone: Sink | None = None
         self.trails: dict[int, AuditTrail] = {}
         self.hire(1)
 
@@ -65,7 +66,8 @@ class RelayCase(SynchronousTestCase):
 
     def hire(self, life: int) -> AuditTrail:
         """Add a worker; gives its trail."""
-        relay = AuditRelay(self.company.hire(life, life).worker, TIMEOUT)
+        control = self.company.hire(life, life).worker
+        relay = AuditRelay(control, TIMEOUT, lambda: self.alone)
         self.trails[life] = trail = self.make(self.settings, SMALL, relay)
         return trail
 
@@ -202,6 +204,24 @@ class RelayTests(RelayCase):
         self.company.wires[1].cut()
         self.successResultOf(self.trails[1].stop())
         self.assertEqual(self.tally.calls, [("mcp_guard_audit_dropped_total", 1, {})])
+
+    def test_without_a_parent(self) -> None:
+        """What a worker still finishes when its parent is gone goes into the file all the same."""
+        paper = Paper()
+        self.alone = ThreadedSink(paper, self.writer)
+        self.record("a")
+        self.company.pump()
+        self.record("b")
+        self.company.wires[1].cut()
+        self.clock.advance(TIMEOUT)
+        self.record("c")
+        self.clock.advance(SMALL.feed.retry_secs)
+        done = self.trails[1].stop()
+        self.successResultOf(done)
+        self.assertEqual([json.loads(line)["tool"] for line in paper.lines], ["b", "c"])
+        self.assertTrue(paper.closed)
+        self.assertEqual(self.written(), ["a"])
+        self.assertEqual(self.tally.calls, [])
 
     def test_after_a_worker(self) -> None:
         """What is known of a worker's lines ends with it."""
