@@ -104,7 +104,9 @@ def corridor_for(
     """
     monotonic = clock.seconds
     books = Books(recorder, meter, Clocks(monotonic, wall, new_id), server.denial_status)
-    limiter = limiter or MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
+    # Not `or`: a limiter and places are as false as an empty list while they know nobody.
+    if limiter is None:
+        limiter = MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     key = session_key or random(KEY_BYTES)
     opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE)
     admission = Admission(rate_limit, limiter, opaque)
@@ -153,7 +155,7 @@ def corridor_for(
             authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
             seen=seen,
             request_bytes=REQUEST_BYTES,
-            places=places or MemoryPlaces(),
+            places=MemoryPlaces() if places is None else places,
         ),
         directory=directory,
         table=table,
