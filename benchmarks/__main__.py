@@ -1,6 +1,7 @@
 """``python -m benchmarks``: measure, and show what came out."""
 
 import argparse
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +90,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; --resume goes on"))
     if not options.show:
         if rows:
             run_rows(rows, plan, record, layout, say)

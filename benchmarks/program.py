@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,10 @@ START_SECS = 60.0
 STOP_SECS = 15.0
 IDLE_SHARE = 0.02
 """Of one processor: a program that uses less is at rest."""
+
+SETPRIV = shutil.which("setpriv")
+WITH_US = () if SETPRIV is None else (SETPRIV, "--pdeathsig", "TERM", "--")
+"""Has a program end with the harness, also with one that was killed."""
 
 
 class Unavailable(Exception):
@@ -49,7 +54,7 @@ class Program:
         with self.log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
-                    ["taskset", "-c", machine.spelled(cpus), *command],
+                    [*WITH_US, "taskset", "-c", machine.spelled(cpus), *command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from benchmarks import machine
 
 SCRIPT = Path(__file__).with_name("load.lua")
 GRACE_SECS = 60
-ERRORS = ("bad", "status", "connect", "read", "write", "timeout")
+ERRORS = ("bad", "connect", "read", "write", "timeout")
 
 
 @dataclass(frozen=True)
