@@ -103,7 +103,6 @@ class HttpCall:
     _head: Head | None = field(init=False, default=None)
     _form: Form = field(init=False, default="other")
     _refusal: Message | None = field(init=False, default=None)
-    _deadline: IDelayedCall | None = field(init=False, default=None)
     _flush: IDelayedCall | None = field(init=False, default=None)
     _resume: IDelayedCall | None = field(init=False, default=None)
     _event_id: str | None = field(init=False, default=None)
@@ -135,8 +134,7 @@ class HttpCall:
         self._pending = pending = remote.correlator.get(self.gid)
         assert pending is not None
         # An endless request has no deadline of its own, but must begin within the timeout.
-        left = min(pending.deadline - now, remote.timeout)
-        self._deadline = remote.clock.callLater(left, self._expire)
+        remote.deadlines.set(self, min(pending.deadline, now + remote.timeout))
         self._body = encode(message)
         if len(self._body) > remote.reader.max_message_size:
             self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, "a request over max_message_size"))
@@ -170,11 +168,8 @@ class HttpCall:
         """See `link.Call`."""
         clock = self.remote.clock
         deadline = self.remote.correlator.release(self.gid, clock.seconds())
-        if deadline is None or self._done or self.outbound.endless:
-            return
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = clock.callLater(max(0.0, deadline - clock.seconds()), self._expire)
+        if deadline is not None and not self._done and not self.outbound.endless:
+            self.remote.deadlines.set(self, deadline)
 
     def abandoned(self, failure: UpstreamFailure) -> None:
         """The server has said to somebody that it knows the session no more.
@@ -267,10 +262,9 @@ class HttpCall:
     def receive(self, message: Message) -> None:
         """Take a message that came on this request's stream, or its answer from elsewhere."""
         received = self.remote.receive(message, self.link, self)
-        if self.outbound.endless and self._deadline is not None:
+        if self.outbound.endless:
             # It has begun; from here on there is no deadline.
-            self._deadline.cancel()
-            self._deadline = None
+            self.remote.deadlines.drop(self)
         if isinstance(received, Answer):
             self._finish("success" if "result" in received.message else "error")
             if received.held is not None:
@@ -315,14 +309,13 @@ class HttpCall:
         if message is not None:
             self.sink.notification(message)
 
-    def _expire(self) -> None:
-        self._deadline = None
-        clock, pending = self.remote.clock, self._pending
-        if pending is not None and not self.outbound.endless:
-            left = pending.deadline - clock.seconds()
-            if left > 0:
-                self._deadline = clock.callLater(left, self._expire)
-                return
+    def expired(self) -> None:
+        """See `deadlines.Expiring`; progress has put it off if the request's own is later."""
+        pending, remote = self._pending, self.remote
+        put_off = pending is not None and pending.deadline > remote.clock.seconds()
+        if pending is not None and put_off and not self.outbound.endless:
+            remote.deadlines.set(self, pending.deadline)
+            return
         self._withdraw("timeout")
         self._finish("timeout")
         self.sink.failed(UpstreamFailure(Reason.UPSTREAM_TIMEOUT, "no answer in time"))
@@ -367,10 +360,12 @@ class HttpCall:
 
     def _finish(self, result: str) -> None:
         self._done = True
-        for timer in (self._deadline, self._flush, self._resume):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._deadline = self._flush = self._resume = None
+        self.remote.deadlines.drop(self)
+        if self._flush is not None or self._resume is not None:
+            for timer in (self._flush, self._resume):
+                if timer is not None and timer.active():
+                    timer.cancel()
+            self._flush = self._resume = None
         self._body = b""
         if self._reader is not None:
             if result in ("success", "error"):

@@ -91,13 +91,10 @@ class MessageReader:
     _parts: list[bytes] = field(init=False, factory=list)
     _held: int = field(init=False, default=0)
     _words: bytes = field(init=False, default=b"")
-    _framer: EventFramer = field(init=False)
+    _framer: EventFramer | None = field(init=False, default=None)
     _discarding: bool = field(init=False, default=False)
     _discard_timer: IDelayedCall | None = field(init=False, default=None)
     _over: bool = field(init=False, default=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._framer = EventFramer(self.bounds.max_message_size)
 
     @property
     def over(self) -> bool:
@@ -156,6 +153,7 @@ class MessageReader:
                 return
         elif head.media_type == EVENT_STREAM and head.status == 200:
             self._form = "events"
+            self._framer = EventFramer(self.bounds.max_message_size)
         self.owner.opened(head, self._form)
 
     def data(self, chunk: bytes) -> None:
@@ -204,6 +202,7 @@ class MessageReader:
             self.owner.lost(failure)
 
     def _events(self, chunk: bytes) -> None:
+        assert self._framer is not None, "the body is no event stream"
         try:
             for event in self._framer.feed(chunk):
                 self._event(event)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from mcpguard.errors import Reason
@@ -19,6 +19,7 @@ from mcpguard.upstream.correlation import (
     ServerNotification,
     Stray,
 )
+from mcpguard.upstream.deadlines import Deadlines
 from mcpguard.upstream.http_reader import (
     EVENT_STREAM,
     JSON,
@@ -85,6 +86,9 @@ class Remote:
     doubt: Callable[[str], UpstreamFailure]
     """Told what shows that it speaks another era than it did; gives what its caller is told."""
     stopped: bool = field(init=False, default=False)
+    deadlines: Deadlines = field(
+        init=False, default=Factory(lambda self: Deadlines(self.clock), takes_self=True)
+    )
     _readers: set[MessageReader] = field(init=False, factory=set)
     _running: int = field(init=False, default=0)
     _listening: int = field(init=False, default=0)
