@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def begin(plan: Plan, layout: machine.Layout) -> dict[str, Any]:
+def begin(plan: Plan, layout: machine.Layout, quick: bool) -> dict[str, Any]:
     """What is noted before anything is measured."""
     return {
         "machine": machine.description(),
@@ -51,6 +51,7 @@ def begin(plan: Plan, layout: machine.Layout) -> dict[str, Any]:
             "began": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "rounds": str(plan.rounds),
             "seconds of a measurement": f"{plan.seconds:g}",
+            "extra runs": "short" if quick else "full",
             "processors of the gateway": machine.spelled(layout.gateway),
             "processors of load and upstream": machine.spelled(layout.load),
         },
@@ -81,7 +82,7 @@ def main() -> None:
     )
     record = Record(options.json)
     if not ((options.resume or options.again or options.show) and record.load()):
-        record.data = begin(plan, layout)
+        record.data = begin(plan, layout, options.quick)
     if options.resume:
         record.forget_left_out()
     if options.again:

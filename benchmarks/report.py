@@ -100,9 +100,13 @@ def goals(data: Data) -> str:
     lines = []
     for goal in GOALS:
         value = goal.figure(data)
+        row = data.get("rows", {}).get(goal.row)
+        wrong = 0 if row is None else errors(row)
         signs = ("≤ " if goal.fewer else "≥ ") + number(goal.least, 2 if goal.least < 10 else 0)
         aim = number(goal.aim, 2 if goal.aim < 10 else 0)
-        lines.append([goal.what, signs, aim, number(value, goal.digits), goal.verdict(value)])
+        lines.append(
+            [goal.what, signs, aim, number(value, goal.digits), goal.verdict(value, wrong)]
+        )
     return markdown(["", "at least", "aim", "measured", ""], lines)
 
 

@@ -21,11 +21,15 @@ class Goal:
     fewer: bool = False
     """Whether less is better."""
     digits: int = 2
+    row: str = ""
+    """The gateway's row that the figure comes from."""
 
-    def verdict(self, value: float | None) -> str:
-        """What came of it."""
+    def verdict(self, value: float | None, wrong: int = 0) -> str:
+        """What came of it; ``wrong`` answers of the row, and the figure says nothing."""
         if value is None:
             return "not measured"
+        if wrong:
+            return "wrong answers"
         sign = -1 if self.fewer else 1
         if value * sign >= self.aim * sign:
             return "aim reached"
@@ -85,21 +89,31 @@ def _extra(name: str, field: str) -> Callable[[Data], float | None]:
     return figure
 
 
+def _core(what: str, least: float, aim: float, row: str, other: str) -> Goal:
+    return Goal(what, least, aim, _per_core(row, other), row=row)
+
+
+def _pair(words: str, least: float, aim: float, figure: Callable[[str], Any]) -> list[Goal]:
+    """The same goal for both kinds of upstream."""
+    fewer = least > aim
+    return [
+        Goal(f"{kind}: {words}", least, aim, figure(row), fewer=fewer, row=row)
+        for kind, row in (("HTTP", HTTP), ("stdio", STDIO))
+    ]
+
+
 GOALS = (
-    Goal("HTTP upstream, x bare Twisted", 1.5, 2.2, _per_core(HTTP, TWISTED)),
-    Goal("HTTP upstream, x nginx", 0.22, 0.35, _per_core(HTTP, NGINX)),
-    Goal("stdio upstream, x bare Twisted", 2.5, 3.5, _per_core(STDIO, TWISTED)),
-    Goal("x fastmcp over HTTP, shared session", 40, 65, _per_core(HTTP, "fastmcp-http-shared")),
-    Goal("x mcp-proxy over stdio", 12, 20, _per_core(STDIO, "mcp-proxy")),
-    Goal("x supergateway over stdio", 8, 13, _per_core(STDIO, "supergateway")),
-    Goal("HTTP: p99 at 16, x bare Twisted", 1.6, 1.0, _p99(HTTP), fewer=True),
-    Goal("stdio: p99 at 16, x bare Twisted", 1.6, 1.0, _p99(STDIO), fewer=True),
-    Goal("HTTP: 2 workers, x one", 1.5, 1.6, _workers(HTTP)),
-    Goal("stdio: 2 workers, x one", 1.5, 1.6, _workers(STDIO)),
-    Goal("HTTP over TLS, x bare Twisted in the clear", 1.0, 1.2, _per_core(f"{HTTP}-tls", TWISTED)),
-    Goal(
-        "stdio over TLS, x bare Twisted in the clear", 1.0, 1.2, _per_core(f"{STDIO}-tls", TWISTED)
-    ),
+    _core("HTTP upstream, x bare Twisted", 1.5, 2.2, HTTP, TWISTED),
+    _core("HTTP upstream, x nginx", 0.22, 0.35, HTTP, NGINX),
+    _core("stdio upstream, x bare Twisted", 2.5, 3.5, STDIO, TWISTED),
+    _core("x fastmcp over HTTP, shared session", 40, 65, HTTP, "fastmcp-http-shared"),
+    _core("x mcp-proxy over stdio", 12, 20, STDIO, "mcp-proxy"),
+    _core("x supergateway over stdio", 8, 13, STDIO, "supergateway"),
+    *_pair("p99 at 16, x bare Twisted", 1.6, 1.0, _p99),
+    Goal("HTTP: 2 workers, x one", 1.5, 1.6, _workers(HTTP), row=f"{HTTP}-2w"),
+    Goal("stdio: 2 workers, x one", 1.5, 1.6, _workers(STDIO), row=f"{STDIO}-2w"),
+    _core("HTTP over TLS, x bare Twisted in the clear", 1.0, 1.2, f"{HTTP}-tls", TWISTED),
+    _core("stdio over TLS, x bare Twisted in the clear", 1.0, 1.2, f"{STDIO}-tls", TWISTED),
     Goal("RSS idle, MiB", 65, 60, _million("rss_idle_mib"), fewer=True, digits=1),
     Goal("RSS over a million requests, MiB", 70, 62, _million("rss_most_mib"), True, 1),
     Goal(

@@ -1,11 +1,13 @@
 """Tests of tables, targets and the page, out of recorded results."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import figures, report
+from benchmarks import publish as publishing
 from benchmarks.publish import BEGIN, END, with_results
 from benchmarks.targets import GOALS, Goal
 from tests.benchmarks.samples import results
@@ -117,11 +119,19 @@ class GoalTests(SynchronousTestCase):
             (fewer, None, "not measured"),
         ):
             self.assertEqual(goal.verdict(value), verdict, value)
+        self.assertEqual(more.verdict(2.0, wrong=1), "wrong answers")
+
+    def test_wrong_answers(self) -> None:
+        """A gateway that answers wrongly has reached nothing, however fast it was."""
+        text = report.goals(results())
+        self.assertEqual(cells(text, "HTTP upstream, x bare Twisted")[-1], "wrong answers")
+        self.assertEqual(cells(text, "HTTP: 2 workers, x one")[-1], "aim reached")
 
     def test_figures(self) -> None:
         """Each goal finds its figure in a record; the worst of several counts."""
         data = results()
         found = {goal.what: goal.figure(data) for goal in GOALS}
+        self.assertEqual(len(found), len(GOALS))
         self.assertEqual(found["HTTP upstream, x bare Twisted"], 2.0)
         self.assertEqual(found["HTTP upstream, x nginx"], 0.25)
         self.assertEqual(found["HTTP: p99 at 16, x bare Twisted"], 1.5)
@@ -150,6 +160,27 @@ class PageTests(SynchronousTestCase):
         self.assertNotIn("old", once)
         self.assertIn("(images/performance-rates.svg)", once)
         self.assertIn("Abacus 3000", once)
+
+    def test_published(self) -> None:
+        """The record, the page beside it and the page in the documentation are written."""
+        root = Path(self.mktemp()).absolute()
+        (root / "docs").mkdir(parents=True)
+        (root / "docs" / "performance.md").write_text(f"{BEGIN}\n{END}\n")
+        drawn: list[Path] = []
+
+        def draw(record: Path, directory: Path) -> list[str]:
+            drawn.append(directory)
+            return ["memory"]
+
+        self.patch(publishing, "draw", draw)
+        publishing.publish(results(), root, self.fail)
+        self.assertEqual(drawn, [root / "docs" / "images"])
+        folder = root / "benchmarks" / "results"
+        self.assertEqual(
+            json.loads((folder / "results.json").read_text()), json.loads(json.dumps(results()))
+        )
+        self.assertIn("## Targets", (folder / "results.md").read_text())
+        self.assertIn("performance-memory.svg", (root / "docs" / "performance.md").read_text())
 
     def test_marks(self) -> None:
         """The page has the marks, once each."""
