@@ -36,6 +36,7 @@ from mcpguard.policy.origins import build_rules
 from mcpguard.policy.principal import Principal
 from mcpguard.protocol.input_requests import InputBounds
 from mcpguard.protocol.jsonrpc import Bounds
+from mcpguard.protocol.ownership import marked
 from mcpguard.protocol.sealing import KEY_BYTES, Seal
 from mcpguard.upstream.link import Directory
 
@@ -93,12 +94,14 @@ def corridor_for(
     limiter: Limiter | None = None,
     places: Places | None = None,
     schemas: ToolSchemas | None = None,
+    owner: int | None = None,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
     ``session_key`` (32 bytes) seals what clients carry for the gateway; None makes one, which
     ends with this process. ``limiter`` and ``places`` are in memory unless given, the limiter by
-    the same clock. A real reactor's clock is none for it
+    the same clock. ``owner`` is this worker's number among several: what clients bring back is
+    marked with it. A real reactor's clock is none for the limiter
     (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a step back in time would lock
     everybody out until it has passed again.
     """
@@ -108,7 +111,7 @@ def corridor_for(
     if limiter is None:
         limiter = MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     key = session_key or random(KEY_BYTES)
-    opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE)
+    opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE, owner)
     admission = Admission(rate_limit, limiter, opaque)
 
     def session_event(event_type: str, session: Session) -> None:
@@ -134,7 +137,7 @@ def corridor_for(
         on_ended=lambda session: session_event("SessionEnded", session),
     )
     schemas = schemas or tool_schemas(monotonic)
-    ids = SessionIds(Seal(key, "session", random), wall, SESSION_IDS)
+    ids = SessionIds(Seal(key, "session", random), wall, SESSION_IDS, owner)
     patience = Patience(clock, COMMIT_AFTER_SECS)
     legacy = LegacyWire(
         admission=admission,
@@ -187,7 +190,7 @@ def corridor_for(
             bounds=sse,
             sessions=sessions,
             clock=clock,
-            new_session_id=new_session_id,
+            new_session_id=lambda: marked(owner, new_session_id()),
             public_url=server.public_url,
         ),
         json=JSON_BOUNDS,

@@ -4,6 +4,9 @@ Servers behind a gateway see one caller, so they cannot tell whose a cursor or a
 is. A client gets each in a token that opens for the same principal, server, path and method only,
 and for a while; the server gets its own words back exactly. Where tasks are handed out nobody
 gets any.
+
+A state that the gateway made itself, for a call that waits in one of several workers, begins with
+that worker's number; its token does too, so that the client's next round finds its way there.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +18,16 @@ from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.protocol.input_requests import INPUT_REQUIRED, InputBounds, input_problem
 from mcpguard.protocol.mcp import META_CAPABILITIES, METHODS
 from mcpguard.protocol.opaque import STATED, pack, params_digest, unpack
+from mcpguard.protocol.ownership import marked, unmarked
 from mcpguard.protocol.sealing import Seal
 from mcpguard.protocol.tasks import is_task, without_task, without_task_support
 
 Message = dict[str, Any]
+
+_WORDS = frozenset(
+    {"_meta", "task", "inputResponses", "requestState", "resultType", "inputRequests"}
+)
+"""Members of params and results that need a look; lists, which have cursors, need one anyway."""
 
 
 @frozen
@@ -40,6 +49,8 @@ class Opaque:
     cursors: Seal
     wall: Callable[[], float]
     bounds: OpaqueBounds
+    owner: int | None = None
+    """This worker's number; None for a process on its own."""
 
     def custody(
         self, principal_key: str, server: str, path: str, method: str, *, modern: bool
@@ -61,6 +72,9 @@ class Custody:
         """A client's params as the server is to see them; raises Refused (``INVALID_PARAMS``)."""
         if params is None:
             return None
+        if self.method == "tools/call" and _WORDS.isdisjoint(params):
+            # Nothing in them is for us, so they may pass as they are.
+            return params if isinstance(params, dict) else dict(params)
         plain = without_task(params)
         if METHODS[self.method].lists is not None and "cursor" in plain:
             plain["cursor"] = self._cursor(plain["cursor"])
@@ -77,6 +91,8 @@ class Custody:
 
         Raises Refused (``UPSTREAM_FAILED``) for what must not reach this client.
         """
+        if self.method == "tools/call" and _WORDS.isdisjoint(result):
+            return result
         if is_task(result):
             raise _bad("a task, which nobody asked for")
         if self.method == "tools/list":
@@ -104,7 +120,8 @@ class Custody:
     def _state(self, params: Message) -> str:
         token, content = params["requestState"], None
         if isinstance(token, str):
-            content = self.opaque.states.open(self.context, token)
+            number, sealed = unmarked(token)
+            content = self.opaque.states.open(self._numbered(number), sealed)
         words = None
         if content is not None:
             words = unpack(content, self.opaque.wall(), params_digest(params))
@@ -130,7 +147,14 @@ class Custody:
         words = self._words(state, "requestState")
         expires_at = self.opaque.wall() + self.opaque.bounds.state_secs
         content = pack(words, expires_at, params_digest(params))
-        return self.opaque.states.seal(self.context, content)
+        number = unmarked(words)[0]
+        if number != str(self.opaque.owner):
+            # Whatever a server puts in front of its words, they are no worker's.
+            return self.opaque.states.seal(self.context, content)
+        return marked(self.opaque.owner, self.opaque.states.seal(self._numbered(number), content))
+
+    def _numbered(self, number: str) -> tuple[str, ...]:
+        return (*self.context, number) if number else self.context
 
     def _words(self, given: object, what: str) -> str:
         if not isinstance(given, str):

@@ -2,7 +2,8 @@
 
 What a session needs to be taken up again stands in its id: nothing is stored for it. An id says
 nothing to anybody else, and opens only for the principal it was given to, on the route it was
-given for.
+given for. Among workers it begins with the number of the one that the session is at, which is
+bound to it as well.
 """
 
 import json
@@ -13,6 +14,7 @@ from attrs import field, frozen
 
 from mcpguard.protocol.jsonrpc import encode
 from mcpguard.protocol.mcp import LEGACY_VERSIONS
+from mcpguard.protocol.ownership import marked, unmarked
 from mcpguard.protocol.sealing import Seal
 from mcpguard.upstream.link import Message, Opening, Route
 
@@ -65,6 +67,8 @@ class SessionIds:
     wall: Callable[[], float]
     """Unix seconds."""
     bounds: IdBounds
+    owner: int | None = None
+    """This worker's number; None for a process on its own."""
 
     def issue(self, principal_key: str, route: Route, params: Message, opening: Opening) -> str:
         """Give the id of a session that was opened with these ``initialize`` params.
@@ -72,7 +76,7 @@ class SessionIds:
         It can be revived if the server's side of it can, and if what that takes fits in.
         """
         birth = int(self.wall())
-        context = _context(principal_key, route)
+        context = _context(principal_key, route, "" if self.owner is None else str(self.owner))
         version = opening.result.get("protocolVersion")
         if opening.resumable and isinstance(version, str):
             kept = {
@@ -83,16 +87,18 @@ class SessionIds:
                 "capabilities": params.get("capabilities"),
                 "client": self._named(params.get("clientInfo")),
             }
-            token = self.seal.seal(context, encode(kept))
+            token = marked(self.owner, self.seal.seal(context, encode(kept)))
             if len(token) <= self.bounds.max_chars:
                 return token
-        return self.seal.seal(context, encode({"kind": _HERE_ONLY, "birth": birth}))
+        kept = {"kind": _HERE_ONLY, "birth": birth}
+        return marked(self.owner, self.seal.seal(context, encode(kept)))
 
     def read(self, session_id: str, principal_key: str, route: Route) -> Remembered | None:
         """What an id says; None unless this principal may revive it, here and now."""
         if len(session_id) > self.bounds.max_chars:
             return None
-        content = self.seal.open(_context(principal_key, route), session_id)
+        number, token = unmarked(session_id)
+        content = self.seal.open(_context(principal_key, route, number), token)
         if content is None:
             return None
         kept = json.loads(content)
@@ -115,6 +121,7 @@ class SessionIds:
         }
 
 
-def _context(principal_key: str, route: Route) -> tuple[str, ...]:
+def _context(principal_key: str, route: Route, number: str) -> tuple[str, ...]:
     """What an id is bound to. The server's name too: its session ids are no other one's affair."""
-    return (principal_key, route.upstream.name, route.public_path, route.path)
+    bound = (principal_key, route.upstream.name, route.public_path, route.path)
+    return (*bound, number) if number else bound

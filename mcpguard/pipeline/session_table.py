@@ -11,7 +11,7 @@ from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.pipeline.ended_ids import EndedIds
 from mcpguard.pipeline.sessions import Session, SessionBounds
 from mcpguard.policy.principal import Principal
-from mcpguard.upstream.link import Link, Route, UpstreamFailure
+from mcpguard.upstream.link import Leavable, Link, Route, UpstreamFailure
 
 log = Logger()
 
@@ -120,13 +120,24 @@ class SessionTable:
                 self._per_principal[key] = left
             else:
                 self._per_principal.pop(key, None)
-            if session.lasting:
+            if session.lasting and not leave:
                 self._ended.add(session.id, key)
             self.on_ended(session)
         why = failure or UpstreamFailure(Reason.SESSION_NOT_FOUND, "session ended")
         closing = session.end(why, leave=leave)
         closing.addErrback(close_failed)
         return closing
+
+    def leave_to(self, belongs: Callable[[str], bool]) -> None:
+        """Leave what was taken up here in the place of others, by id, to those: they are back."""
+        for session in list(self._sessions.values()):
+            if session.resumed and belongs(session.id):
+                self.end(session, leave=True)
+                link = session.link
+                if isinstance(link, Leavable):
+                    link.leave().addErrback(close_failed)
+                elif link is not None:
+                    close_quietly(link)
 
     def sweep(self) -> None:
         """End sessions idle too long and drop what waited too long in the others."""

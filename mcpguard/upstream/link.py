@@ -158,6 +158,15 @@ class Link(Protocol):
         ...
 
 
+@runtime_checkable
+class Leavable(Protocol):
+    """What a `Link` may be besides: one whose session another process can go on with."""
+
+    def leave(self) -> Deferred[None]:
+        """End the conversation here alone; fires when that is done."""
+        ...
+
+
 @frozen
 class Opening:
     """A session opened with a handshake-era server."""

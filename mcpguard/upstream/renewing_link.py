@@ -17,6 +17,7 @@ from mcpguard.upstream.link import (
     CallSink,
     Inbox,
     InitializeRejected,
+    Leavable,
     Link,
     Message,
     Opening,
@@ -212,17 +213,23 @@ class RenewingLink:
         self.drop(UpstreamFailure(Reason.SESSION_NOT_FOUND, "the session was closed"))
         return succeed(None) if line is None or line.link is None else line.link.close()
 
+    def leave(self) -> Deferred[None]:
+        """See `link.Leavable`; to a later session than the first nobody could come back."""
+        link = None if self._line is None else self._line.link
+        if self._number > 1 or not isinstance(link, Leavable):
+            return self.close()
+        self.drop(UpstreamFailure(Reason.SESSION_NOT_FOUND, "the session was left"))
+        return link.leave()
+
     def stop(self, failure: UpstreamFailure) -> Deferred[None]:
         """End it with the gateway; fires when that is done.
 
         The server's first session is the upstream's to end, or to leave for the gateway's next
         life. To a later one nobody could come back: the client's id names the first.
         """
-        line = self._line
+        link = None if self._line is None else self._line.link
         self.drop(failure)
-        if self._number == 1 or line is None or line.link is None:
-            return succeed(None)
-        return line.link.close()
+        return succeed(None) if self._number == 1 or link is None else link.close()
 
     def drop(self, failure: UpstreamFailure) -> None:
         """End it here; the server's session is left as it is."""
@@ -390,7 +397,4 @@ class RenewingLink:
 
 
 def _close(link: Link) -> None:
-    def problem(failure: Failure) -> None:
-        log.failure("closing a link failed", failure=failure)
-
-    link.close().addErrback(problem)
+    link.close().addErrback(lambda failure: log.failure("closing a link failed", failure=failure))

@@ -1,6 +1,7 @@
 """A whole corridor before servers that are doubles, in memory and on a virtual clock."""
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -26,6 +27,7 @@ from mcpguard.observe.events import OUTCOME_TYPES, Event
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.sessions import SessionBounds
+from mcpguard.protocol.ownership import marked
 from mcpguard.upstream.link import (
     CallSink,
     Eras,
@@ -200,6 +202,7 @@ class MemoryLink:
     notifications: list[tuple[str, Message | None]] = field(factory=list)
     responses: list[Message] = field(factory=list)
     closed: int = 0
+    left: int = 0
     reply: Callable[[Outbound], Message | None] = lambda outbound: None
 
     def request(self, outbound: Outbound, sink: CallSink) -> MemoryCall:
@@ -222,6 +225,11 @@ class MemoryLink:
     def close(self) -> Deferred[None]:
         """Count it."""
         self.closed += 1
+        return succeed(None)
+
+    def leave(self) -> Deferred[None]:
+        """Count it."""
+        self.left += 1
         return succeed(None)
 
     def answer(self, index: int, **body: Any) -> None:
@@ -364,6 +372,8 @@ class Rig:
     """Two rigs with one key are two lives of one gateway."""
     sessions: SessionBounds = SESSIONS
     places: Places | None = None
+    owner: int | None = None
+    """The number of this worker, where it is one."""
     pipeline: Pipeline = field(init=False)
     served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
@@ -379,6 +389,7 @@ class Rig:
                 random=lambda: 0.0,
                 meter=self.meter,
                 schemas=schemas,
+                new_token=lambda: marked(self.owner, secrets.token_urlsafe(24)),
             )
         self.pipeline = corridor_for(
             schemas=schemas,
@@ -394,6 +405,7 @@ class Rig:
             session_key=self.session_key,
             sessions=self.sessions,
             places=self.places,
+            owner=self.owner,
         )
 
     def _new_id(self) -> str:

@@ -91,6 +91,7 @@ class LinkDouble:
     notifications: list[str] = field(factory=list)
     responses: list[Message] = field(factory=list)
     closed: int = 0
+    left: int = 0
     at_once: Callable[[CallDouble], object] = lambda call: None
     """Done with each request before it has been sent."""
 
@@ -112,6 +113,11 @@ class LinkDouble:
     def close(self) -> Deferred[None]:
         """Count it."""
         self.closed += 1
+        return succeed(None)
+
+    def leave(self) -> Deferred[None]:
+        """Count it."""
+        self.left += 1
         return succeed(None)
 
     def forget(self, index: int = -1) -> None:

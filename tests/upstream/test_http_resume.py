@@ -4,7 +4,7 @@ from mcpguard.config.settings import UpstreamSettings
 from mcpguard.errors import Reason
 from mcpguard.upstream.http import HttpUpstream
 from mcpguard.upstream.http_session import HttpSession
-from mcpguard.upstream.link import Link, UpstreamFailure
+from mcpguard.upstream.link import Leavable, Link, UpstreamFailure
 from mcpguard.upstream.url_upstream import BOUNDS
 from tests.upstream.http_doubles import LEGACY, URL, HttpCase, Inbox, Sink
 
@@ -148,6 +148,17 @@ class ResumeTests(HttpCase):
         self.failureResultOf(opening, UpstreamFailure)
         self.assertTrue(stream.aborted)
         self.assertIs(sink.reason, Reason.UPSTREAM_UNAVAILABLE)
+        self.assertNotIn("DELETE", [one.method for one in self.wire.requests])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_left(self) -> None:
+        """A session that is left to another process is not ended at the server."""
+        link = self.resumed()
+        assert isinstance(link, Leavable)
+        self.successResultOf(link.leave())
+        sink = Sink()
+        link.request(self.legacy(), sink)
+        self.assertEqual(sink.ends, 1)
         self.assertNotIn("DELETE", [one.method for one in self.wire.requests])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

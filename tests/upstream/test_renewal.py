@@ -721,6 +721,26 @@ class ResumeTests(RenewalCase):
         opened = self.successResultOf(opening)
         self.assertEqual((opened.session_id, opened.resumable), ("s9", True))
 
+    def test_left(self) -> None:
+        """It ends here, and the server's session goes on for who takes it up again."""
+        link = self.successResultOf(self.resume())
+        ((_, _, inner),) = self.server.resumed
+        self.successResultOf(link.leave())
+        self.assertEqual((inner.left, inner.closed), (1, 0))
+        self.assertIs(self.ask(link).reason, Reason.SESSION_NOT_FOUND)
+        self.successResultOf(link.leave())
+        self.assertEqual((inner.left, inner.closed), (1, 0))
+
+    def test_left_when_renewed(self) -> None:
+        """A later session nobody could come back to is ended."""
+        link = self.successResultOf(self.resume())
+        ((_, _, inner),) = self.server.resumed
+        self.ask(link)
+        inner.forget()
+        new = self.renewed()
+        self.successResultOf(link.leave())
+        self.assertEqual((new.left, new.closed, inner.left), (0, 1, 0))
+
     def test_refused(self) -> None:
         """Where there is nothing to come back to, there is none."""
         self.server.resumable = False
