@@ -8,6 +8,7 @@ seen the same. For every other head the answer is None, and the general channel 
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrs import field, frozen
@@ -121,7 +122,8 @@ def read_head(head: bytes, others: bytes) -> FastHead | None:
     session = headers.get("mcp-session-id")
     return FastHead(
         path=path.decode("ascii"),
-        headers=headers,
+        # One mapping serves all requests with this head: nobody may change it.
+        headers=MappingProxyType(headers),
         persistent=connection == "keep-alive",
         session_id=None if session is None else session[0],
     )

@@ -1,6 +1,5 @@
 """The front at real sockets: hostile and slow clients in threads, plain and over TLS."""
 
-import datetime
 import socket
 import ssl
 import time
@@ -8,14 +7,9 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -26,6 +20,7 @@ from mcpguard.front.routes import ClientRoutes, PageAccess
 from mcpguard.front.site import GuardSite
 from tests.doubles import RecordingCorridor
 from tests.front.wire import read_answers, request
+from tests.pki import self_signed
 
 reactor: Any = global_reactor
 LIMITS = Limits(
@@ -46,25 +41,6 @@ LIMITS = Limits(
 )
 EVENTS = (("Content-Type", "text/event-stream"),)
 SOUND = request("POST /mcp", body=b"{}")
-
-
-def self_signed() -> Any:
-    """TLS for localhost, good for a minute."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(minutes=1))
-        .sign(key, hashes.SHA256())
-    )
-    options: Any = CertificateOptions
-    return options(privateKey=key, certificate=leaf, acceptableProtocols=[b"http/1.1"])
 
 
 def receive_all(connection: socket.socket) -> bytes:

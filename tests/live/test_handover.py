@@ -15,7 +15,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from mcpguard.front.site import GuardSite
 from tests.front.wire import read_answers
 from tests.live.handover_case import HandoverCase, ask, post, reactor, told
-from tests.live.test_front_wire import receive_all, self_signed
+from tests.live.test_front_wire import receive_all
+from tests.pki import self_signed
 
 MIB = 1_048_576
 
