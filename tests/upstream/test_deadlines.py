@@ -1,0 +1,87 @@
+"""Tests of the one timer for the deadlines of requests."""
+
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from mcpguard.upstream.deadlines import Deadlines
+
+
+@define(eq=False)
+class Request:
+    """Notes when it expired."""
+
+    clock: Clock
+    expiries: list[float] = field(factory=list)
+
+    def expired(self) -> None:
+        """Note the time."""
+        self.expiries.append(self.clock.seconds())
+
+
+class DeadlinesTests(SynchronousTestCase):
+    """`Deadlines`."""
+
+    def setUp(self) -> None:
+        """No deadline yet."""
+        self.clock = Clock()
+        self.deadlines = Deadlines(self.clock)
+
+    def request(self, at: float) -> Request:
+        """A request with a deadline."""
+        request = Request(self.clock)
+        self.deadlines.set(request, at)
+        return request
+
+    def test_in_time(self) -> None:
+        """Each expires at its own deadline, whatever the order in which they were set."""
+        requests = [self.request(at) for at in (5, 3, 9, 3)]
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.pump([1] * 10)
+        self.assertEqual([one.expiries for one in requests], [[5], [3], [9], [3]])
+        self.assertEqual((len(self.deadlines), self.clock.getDelayedCalls()), (0, []))
+
+    def test_dropped(self) -> None:
+        """A request without a deadline does not expire, and leaves no timer behind."""
+        first, second = self.request(5), self.request(6)
+        self.deadlines.drop(first)
+        self.deadlines.drop(first)
+        self.clock.advance(5)
+        self.deadlines.drop(second)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(5)
+        self.assertEqual(first.expiries + second.expiries, [])
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 4), st.sampled_from(("set", "drop")), st.integers(0, 9)),
+            max_size=40,
+        )
+    )
+    @settings(deadline=None, max_examples=60)
+    def test_any_story(self, story: list[tuple[int, str, int]]) -> None:
+        """Whatever is set and dropped, each expires when its last deadline passes, and only then.
+
+        One step of the story a second.
+        """
+        self.setUp()
+        requests = [Request(self.clock) for _ in range(5)]
+        wanted: dict[int, float] = {}
+        expected: dict[int, list[float]] = {number: [] for number in range(5)}
+        for number, what, delay in [*story, *((0, "drop", 0) for _ in range(12))]:
+            if what == "set":
+                wanted[number] = self.clock.seconds() + 1 + delay
+                self.deadlines.set(requests[number], wanted[number])
+            else:
+                wanted.pop(number, None)
+                self.deadlines.drop(requests[number])
+            self.clock.advance(1)
+            for one, at in list(wanted.items()):
+                if at <= self.clock.seconds():
+                    expected[one].append(at)
+                    del wanted[one]
+            self.assertLessEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertEqual({n: requests[n].expiries for n in range(5)}, expected)
+        self.assertEqual((len(self.deadlines), self.clock.getDelayedCalls()), (0, []))
