@@ -73,7 +73,7 @@ class GuardChannel(HTTPChannel, Connection):
         by being passed on.
         """
         self.transport, self.peer, self.connected = other.transport, other.peer, 1
-        self._draining = other.draining
+        self._draining, self._last = other.draining, other.winding_down
         super().connectionMade()
         if other.congested:
             self._congested_since = other.congested_since
@@ -223,7 +223,7 @@ class GuardChannel(HTTPChannel, Connection):
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether another request may follow; a refused or draining one is the last."""
         head: Head = request.head
-        return head.persistent and request.refusal is None and not self._draining
+        return head.persistent and request.refusal is None and not self._last
 
     def allHeadersReceived(self) -> None:
         """The body comes next, or the answer when there is none."""

@@ -50,6 +50,8 @@ class Connection:
         self._due = site.reactor.seconds() + site.limits.head_secs
         self._congested_since: float | None = None
         self._draining = False
+        self._last = False
+        """Whether the next answer, or the present one, is the last."""
 
     @property
     def due(self) -> float:
@@ -60,6 +62,11 @@ class Connection:
     def draining(self) -> bool:
         """True once no further request is taken."""
         return self._draining
+
+    @property
+    def winding_down(self) -> bool:
+        """True once the next answer, or the present one, is the last."""
+        return self._last
 
     @property
     def congested(self) -> bool:
@@ -82,14 +89,19 @@ class Connection:
         self._guard.on_dropped(word)
         self.transport.abortConnection()
 
+    def wind_down(self) -> None:
+        """Let the next answer be the last, or the present one."""
+        self._last = True
+        if self.phase in (Phase.BODY, Phase.ANSWERING):
+            # Not before: Twisted drops a request whose first line finds the flag down.
+            self.persistent = False
+
     def drain(self) -> None:
         """Take no further request: close when idle, after the present answer otherwise."""
         self._draining = True
+        self.wind_down()
         if self.phase is Phase.WAITING:
             self.loseConnection()
-        elif self.phase in (Phase.BODY, Phase.ANSWERING):
-            # Not before: Twisted drops a request whose first line finds the flag down.
-            self.persistent = False
         if self.phase is Phase.ANSWERING and self.outlet is not None:
             self.outlet.end_standing_stream()
 

@@ -186,7 +186,7 @@ class FastChannel(Protocol, Connection):
         site = self._guard
         self._due = math.inf
         self.phase = Phase.ANSWERING
-        self.persistent = head.persistent and not self._draining
+        self.persistent = head.persistent and not self._last
         incoming = Incoming(
             site.new_id(),
             "POST",

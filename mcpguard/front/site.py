@@ -202,6 +202,15 @@ class GuardSite(Site):
                 return
             channel.drop_answer()
 
+    def wind_down(self) -> None:
+        """Serve every connection's next request, as its last; idle ones stay open for it.
+
+        For a listener whose connections others take over: a client whose request is on its way
+        is not met by a closed connection.
+        """
+        for channel in tuple(self._channels):
+            channel.wind_down()
+
     def drain(self, timeout: float) -> Deferred[int]:
         """Let running requests finish, within ``timeout`` seconds; new connections are dropped.
 

@@ -1,6 +1,7 @@
 """The listening sockets: their bounds, and those that the parent process has opened."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -9,6 +10,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from mcpguard.config.settings import Settings
 from mcpguard.front.bounds import Limits
+from mcpguard.ops.workers.tally import Turns
 
 BACKLOG = 1_024
 BODY_BYTES_TOTAL = 134_217_728
@@ -21,6 +23,8 @@ class Sockets:
 
     clients: int
     admin: int | None
+    turns: Callable[[IListeningPort, Callable[[], int]], Turns]
+    """When a worker accepts, given the number of its connections."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -43,25 +47,10 @@ def open_socket(host: str, port: int) -> socket.socket:
 def adopt(reactor: Any, descriptor: int, factory: IProtocolFactory) -> IListeningPort:
     """Accept on a socket that another process opened; ``descriptor`` is closed."""
     with socket.socket(fileno=descriptor) as inherited:
-        port: Any = reactor.adoptStreamPort(inherited.fileno(), inherited.family, factory)
-    _accept_one_by_one(port)
-    adopted: IListeningPort = port
-    return adopted
-
-
-def _accept_one_by_one(port: Any) -> None:
-    """Take one connection at a time, so that a burst of them is shared between the workers.
-
-    Twisted accepts what waits, up to a hundred, at one go: the first worker to wake up had them
-    all.
-    """
-    read = port.doRead
-
-    def read_one() -> Any:
-        port.numberAccepts = 1
-        return read()
-
-    port.doRead = read_one
+        port: IListeningPort = reactor.adoptStreamPort(
+            inherited.fileno(), inherited.family, factory
+        )
+    return port
 
 
 def front_limits(settings: Settings) -> Limits:

@@ -29,6 +29,7 @@ from mcpguard.ops.workers.output import OUTPUT_BOUNDS
 from mcpguard.ops.workers.place import Generation, StartFailed
 from mcpguard.ops.workers.pool import WORKER_CRASHES, Pool
 from mcpguard.ops.workers.process import ProcessBounds, WorkerProcess, command, environment
+from mcpguard.ops.workers.tally import TALLY, Tally
 
 log = Logger()
 
@@ -92,6 +93,7 @@ class WorkerParent(Service):
         self._key = secrets.token_bytes(KEY_BYTES)
         self._sockets: list[socket.socket] = []
         self._directory: Path | None = None
+        self._tally: Tally | None = None
         self._lives = 0
         self._stopping: Deferred[None] | None = None
         self._reloading = False
@@ -132,6 +134,7 @@ class WorkerParent(Service):
         super().startService()
         # Made now: twistd has changed to the user it is to run as.
         self._directory = Path(tempfile.mkdtemp(prefix="mcp-guard-"))
+        self._tally = Tally.create(self._directory / TALLY, self.pool.count)
         self._listen_for_signals()
         self.observers.start()
         starting = Deferred.fromCoroutine(self._start())
@@ -182,6 +185,9 @@ class WorkerParent(Service):
         )
 
         def ended(worker: WorkerProcess, how: str) -> None:
+            if self._tally is not None:
+                # A successor that accepts already says so again with its next connection.
+                self._tally.clear(number)
             self.pool.went(worker.peer)
             on_ended(worker, how)
 
@@ -236,31 +242,32 @@ class WorkerParent(Service):
         try:
             loaded = self._reread()
         except ConfigurationError as error:
-            for problem in error.problems:
-                log.error("not reloaded: {problem}", problem=problem)
+            self._not_reloaded(error.problems)
             return
         for warning in loaded.warnings:
             log.warn("{warning}", warning=warning)
         settings, fixed = without_restart(self.settings, loaded.settings)
         for key in fixed:
             log.warn("{key} changes with a restart only, and is left as it was", key=key)
-        try:
-            trail = self.observers.prepare(settings.audit)
-        except ConfigurationError as error:
-            log.error("not reloaded: {problem}", problem="; ".join(error.problems))
-            return
         log.info("reloading")
         try:
-            await self.pool.replace(self._shared(settings))
+            await self.observers.change(
+                settings.audit, lambda: self.pool.replace(self._shared(settings))
+            )
+        except ConfigurationError as error:
+            self._not_reloaded(error.problems)
         except StartFailed as failure:
             if self._stopping is None:
-                log.error("not reloaded: {why}", why=failure)
-            if trail is not None:
-                trail.stop()
-            return
-        self.observers.change(settings.audit, trail)
-        self.settings = settings
-        log.info("reloaded")
+                self._not_reloaded((str(failure),))
+        else:
+            self.settings = settings
+            log.info("reloaded")
+            self.observers.record("GatewayReload", "success")
+
+    def _not_reloaded(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            log.error("not reloaded: {problem}", problem=problem)
+        self.observers.record("GatewayReload", "failed", problems=list(problems))
 
     def _reloaded(self, _: object) -> None:
         self._reloading = False

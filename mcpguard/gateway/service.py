@@ -11,7 +11,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from mcpguard import __version__
@@ -35,6 +35,7 @@ from mcpguard.observe.logs import bridge_stdlib
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
 from mcpguard.ops.workers.control import Control
 from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Reporting
+from mcpguard.ops.workers.tally import Turns
 from mcpguard.policy.origins import is_loopback
 from mcpguard.policy.principal import Principal
 from mcpguard.upstream.directory import UpstreamDirectory
@@ -101,10 +102,13 @@ class Gateway(Service):
         """How long a stop waits for running calls."""
         self.keep_sessions = settings.server.session_key is not None
         """Whether a stop leaves the sessions to another gateway, or a later life of this one."""
+        self.lull_secs = 0.0
+        """How long a stop still serves connections it has, for those whose request is under way."""
         self._sockets = sockets
         self.started: Deferred[str] = Deferred()
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
+        self._turns: Turns | None = None
         self._sweeper: LoopingCall | None = None
         self._unbridge: Callable[[], None] = lambda: None
         wall = time.time
@@ -225,7 +229,10 @@ class Gateway(Service):
         """Accept connections from now on."""
         server, admin = self.settings.server, self.settings.admin
         if self._sockets is not None:
-            self._ports.append(adopt(self._reactor, self._sockets.clients, self._site))
+            port = adopt(self._reactor, self._sockets.clients, self._site)
+            self._ports.append(port)
+            self._turns = self._sockets.turns(port, lambda: self._site.connections)
+            self._turns.begin()
             if self._sockets.admin is not None and self._operator_site is not None:
                 admin_port = adopt(self._reactor, self._sockets.admin, self._operator_site)
                 self._ports.append(admin_port)
@@ -300,6 +307,13 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._turns is not None:
+            self._turns.end()
+        if self.lull_secs > 0.0:
+            await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+            self._ports.clear()
+            self._site.wind_down()
+            await deferLater(self._reactor, self.lull_secs)
         self.pipeline.drain()
         if self._sweeper is not None and self._sweeper.running:
             self._sweeper.stop()

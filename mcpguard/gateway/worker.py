@@ -23,9 +23,17 @@ from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import CHANNEL_BOUNDS, Channel
 from mcpguard.ops.workers.control import ControlFailed
 from mcpguard.ops.workers.process import ADMIN_FD, CLIENTS_FD, CONTROL_FD
+from mcpguard.ops.workers.tally import TALLY, Tally, Turns
 
 log = Logger()
 
+TURN_SECS = 0.004
+"""How long a connection is left to workers that have fewer."""
+ACCEPTED_AT_ONCE = 4
+"""Of those that none of them has taken by then."""
+LULL_SECS = 1.0
+"""How long a worker that was replaced serves the connections it has as if nothing had happened: a
+client whose request is on its way would find its connection closed."""
 LOOK_SECS = 0.05
 """How often a worker looks whether its upstreams are there before it begins to accept."""
 ORPHAN_SECS = 5.0
@@ -86,11 +94,19 @@ class Worker:
     async def _start(self) -> None:
         packed: Mapping[str, Any] = await self.control.ask("assignment", os.getpid())
         assignment = Assignment.unpack(packed)
+        tally = Tally.open(assignment.directory / TALLY, assignment.workers)
+
+        def turns(port: Any, connections: Callable[[], int]) -> Turns:
+            number = assignment.number
+            return Turns(
+                port, self.reactor, tally, number, connections, TURN_SECS, ACCEPTED_AT_ONCE
+            )
+
         admin = None if assignment.settings.admin is None else ADMIN_FD
         gateway = Gateway(
             assignment.settings,
             self.reactor,
-            sockets=Sockets(CLIENTS_FD, admin),
+            sockets=Sockets(CLIENTS_FD, admin, turns),
             control=self.control,
         )
         gateway.audit.start()
@@ -125,8 +141,9 @@ class Worker:
 
     def _stop(self, how: Mapping[str, Any]) -> None:
         """Finish what runs and end."""
-        if self._gateway is not None and not how["keep"]:
-            self._gateway.keep_sessions = False
+        if self._gateway is not None:
+            self._gateway.keep_sessions = self._gateway.keep_sessions and how["keep"]
+            self._gateway.lull_secs = LULL_SECS if how["replaced"] else 0.0
         self._leave()
 
     def _orphaned(self) -> None:

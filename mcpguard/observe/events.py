@@ -17,6 +17,7 @@ SYSTEM_TYPES = frozenset(
     {
         "GatewayStarted",
         "GatewayStopped",
+        "GatewayReload",
         "SessionStarted",
         "SessionEnded",
         "UpstreamEvent",

@@ -215,6 +215,27 @@ class Draining(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.listener.site.drain(30)), 0)
         self.assertTrue(all(client.transport.lost for client in clients))
 
+    def test_wind_down(self) -> None:
+        """Idle connections stay for one more request; its answer, and that of a running one, say
+        that it is the last.
+        """
+        running, used = self.listener.ask(SOUND), self.listener.ask(SOUND)
+        fresh = self.listener.connect()
+        held = self.listener.corridor.handled
+        held[1][1].answer(200, (), b"")
+        self.listener.site.wind_down()
+        self.assertFalse(any(one.closed for one in (running, used, fresh)))
+        held[0][1].answer(200, (), b"")
+        for client in (used, fresh):
+            client.send(SOUND)
+            held[-1][1].answer(200, (), b"")
+        for client, methods in ((running, "POST"), (used, "POST POST"), (fresh, "POST")):
+            answers = client.answers(methods)
+            self.assertEqual([one.status for one in answers], [200] * len(answers))
+            self.assertEqual(answers[-1].headers["Connection"], "close")
+            self.assertTrue(client.closed)
+        self.assertEqual(len(held), 4)
+
     def test_busy(self) -> None:
         """A running request gets its answer, which says that it is the last."""
         client = self.listener.ask(SOUND)

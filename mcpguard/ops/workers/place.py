@@ -39,8 +39,11 @@ class Worker(Protocol):
         """What it serves."""
         ...
 
-    def stop(self, *, keep: bool) -> None:
-        """Have it finish what runs and end; ``keep``: sessions go on in another worker."""
+    def stop(self, *, keep: bool, replaced: bool = False) -> None:
+        """Have it finish what runs and end.
+
+        ``keep``: sessions can be taken up again elsewhere. ``replaced``: a successor serves.
+        """
         ...
 
 
@@ -160,7 +163,7 @@ class Place:
         self.record(self.number, "ready", replaced=before is not None)
         if before is not None:
             self.leaving.append(before)
-            before.stop(keep=True)
+            before.stop(keep=True, replaced=True)
         if self._stopping is not None:
             worker.stop(keep=self._keep)
         elif worker.generation is self.wanted:

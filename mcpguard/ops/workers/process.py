@@ -188,13 +188,14 @@ class WorkerProcess(ProcessProtocol):
 
     # -- end -------------------------------------------------------------------------------
 
-    def stop(self, *, keep: bool) -> None:
+    def stop(self, *, keep: bool, replaced: bool = False) -> None:
         """Have it finish and end, or kill it when its time is over; see `place.Worker.stop`."""
         if self._stopping:
             return
         self._stopping = True
         self._cancel()
-        if not self._ready or not self._channel.tell("stop", {"keep": keep}):
+        how = {"keep": keep, "replaced": replaced}
+        if not self._ready or not self._channel.tell("stop", how):
             self._signal("TERM")
         drain = self.generation.settings.server.drain_timeout_secs
         self._later(drain + self.bounds.grace_secs, self._overstayed)

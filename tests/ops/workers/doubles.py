@@ -21,12 +21,12 @@ class WorkerDouble:
     on_ready: Callable[[Any], None]
     on_ended: Callable[[Any, str], None]
     asked: list[str] = field(factory=list)
-    """``keep`` or ``end`` for each call of `stop`."""
+    """``keep``, ``replaced`` or ``end`` for each call of `stop`."""
     ended: bool = False
 
-    def stop(self, *, keep: bool) -> None:
+    def stop(self, *, keep: bool, replaced: bool = False) -> None:
         """Note it."""
-        self.asked.append("keep" if keep else "end")
+        self.asked.append("replaced" if replaced else "keep" if keep else "end")
 
     def ready(self) -> None:
         """It accepts connections."""

@@ -90,7 +90,7 @@ class PoolTests(PoolTestCase):
             self.assertEqual(len(self.launch.workers), 3 + number)
             self.assertEqual(self.worker(number).asked, [])
             self.worker(3 + number).ready()
-            self.assertEqual(self.worker(number).asked, ["keep"])
+            self.assertEqual(self.worker(number).asked, ["replaced"])
         self.successResultOf(replacing)
         self.assertEqual([row["draining"] for row in self.pool.describe()], [1, 1, 1])
         for number in (1, 2, 3):
@@ -119,7 +119,7 @@ class PoolTests(PoolTestCase):
         self.successResultOf(replacing)
         again = next(one for one in self.launch.workers[5:] if one.peer.number == 2)
         again.ready()
-        self.assertEqual(self.worker(2).asked, ["keep"])
+        self.assertEqual(self.worker(2).asked, ["replaced"])
 
     def test_stop(self) -> None:
         """Over when nobody is left."""

@@ -282,10 +282,11 @@ class EndTests(ProcessTestCase):
         told: list[Any] = []
         self.reactor.far.register("stop", told.append)
         self.begin()
-        self.worker.stop(keep=True)
+        self.worker.stop(keep=True, replaced=True)
         self.worker.stop(keep=False)
         self.reactor.carry()
-        self.assertEqual((told, self.reactor.signals), ([{"keep": True}], []))
+        expected = {"keep": True, "replaced": True}
+        self.assertEqual((told, self.reactor.signals), ([expected], []))
         self.reactor.exit()
         self.assertEqual(self.ended, ["status 0"])
         self.no_timers()

@@ -1,0 +1,375 @@
+"""Several workers behind one socket: connections spread, workers die, drain and are replaced."""
+
+import json
+import os
+import pwd
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from tests.live.gateway_process import RunningGateway
+from tests.live.processes import LiveCase, Program, free_port, marked
+from tests.live.software import REPOSITORY
+from tests.live.workers_case import WORKERS, WorkersCase, is_refused, sockets_of, workers_of
+
+
+class ServingTests(WorkersCase):
+    """All of them serve, as one."""
+
+    async def test_spread(self) -> None:
+        """A burst of connections is shared between the workers."""
+        gateway = await self.start_workers()
+        workers = self.workers(gateway)
+        before = {pid: sockets_of(pid) for pid in workers}
+        for _ in range(90):
+            client = socket.create_connection(("127.0.0.1", self.port(gateway)))
+            self.addCleanup(client.close)
+
+        def held() -> list[int]:
+            return [sockets_of(pid) - before[pid] for pid in workers]
+
+        await self.until(lambda: sum(held()) == 90, 10.0, "90 connections")
+        self.assertGreater(min(held()), 10, held())
+
+    async def test_one_trail_and_one_page(self) -> None:
+        """Each request has its outcome in the one trail, and is counted on everyone's page."""
+        admin = free_port()
+        gateway = await self.start_workers(admin={"port": admin})
+        await self.assert_serves(gateway, 20)
+        outcomes = await self.outcomes(gateway, "ToolCall", 20)
+        self.assertEqual(len({one["request_id"] for one in outcomes}), 20)
+        kinds = [one["event_type"] for one in gateway.events()]
+        self.assertEqual((kinds.count("GatewayStarted"), kinds.count("WorkerEvent")), (1, WORKERS))
+        for _ in range(6):
+            _, page = await self.page(admin, "/metrics")
+            calls = re.findall(r'requests_total\{method="tools/call",status="200"\} (\S+)', page)
+            self.assertEqual(calls, ["20.0"])
+            up = re.findall(r'mcp_guard_worker_up\{worker="(\d)"\} (\S+)', page)
+            self.assertEqual(up, [("1", "1.0"), ("2", "1.0"), ("3", "1.0")])
+        self.assertEqual((await self.page(admin, "/ready"))[0], 200)
+
+    async def test_one_limit(self) -> None:
+        """A burst over all workers passes its caller's limit once, not once for each."""
+        gateway = await self.start_workers(
+            rate_limit={"requests_per_second": 0.01, "burst_size": 12}
+        )
+        exchanges = await self.many(40, gateway, "s", "echo", text="x")
+        await self.all_over(exchanges)
+        statuses = [one.status for one in exchanges]
+        self.assertEqual((statuses.count(200), statuses.count(429)), (12, 28))
+
+    async def test_one_count_of_places(self) -> None:
+        """An identity's requests at once are counted over all workers."""
+        gateway = await self.start_workers(identities={"tester": {"max_concurrency": 4}})
+        slow = await self.many(12, gateway, "s", "slow", seconds=3)
+        await self.all_over(slow)
+        statuses = [one.status for one in slow]
+        self.assertEqual((statuses.count(200), statuses.count(429)), (4, 8))
+        await self.assert_serves(gateway)
+
+
+class DeathTests(WorkersCase):
+    """Workers, and their parent, killed."""
+
+    async def test_worker_killed_under_load(self) -> None:
+        """Only what was in progress there is lost, and another takes the place."""
+        self.lossy = True
+        gateway = await self.start_workers()
+        load = self.load(gateway)
+        await self.until(lambda: load.results["200"] > 50, 20.0, "calls")
+        first = self.workers(gateway)
+        os.kill(first[1], signal.SIGKILL)
+        await self.said(gateway, r"worker \d is ready", WORKERS + 1)
+        before = load.results["200"]
+        await self.until(lambda: load.results["200"] > before + 50, 20.0, "calls after it")
+        results = await load.stop()
+        self.assertEqual(set(results) - {"lost"}, {"200"})
+        self.assertLessEqual(results["lost"], 4)
+        self.assertEqual(len(set(self.workers(gateway)) - set(first)), 1)
+        self.assertIn("ended: signal 9", gateway.program.err.decode())
+        crashes = [e for e in gateway.events() if e.get("status") == "crashed"]
+        self.assertEqual([e["event_type"] for e in crashes], ["WorkerEvent"])
+
+    async def test_places_of_a_killed_worker(self) -> None:
+        """What its requests held of an identity's places is free again."""
+        self.lossy = True
+        gateway = await self.start_workers(identities={"tester": {"max_concurrency": 1}})
+        held = await self.begin(gateway, "s", "slow", seconds=60)
+        await self.pause(0.5)
+        self.assertEqual((await self.call(gateway, "s", "echo", text="x")).status, 429)
+        for pid in self.workers(gateway):
+            os.kill(pid, signal.SIGKILL)
+        await held.over
+        await self.said(gateway, r"worker \d is ready", 2 * WORKERS)
+        await self.assert_serves(gateway)
+
+    async def test_parent_killed(self) -> None:
+        """Its workers and their servers end by themselves, after what they had to do."""
+        gateway = await self.start_workers()
+        call = await self.begin(gateway, "s", "slow", seconds=2)
+        await self.pause(0.5)
+        gateway.stopping = True
+        gateway.program.signal("KILL")
+        answered = await call.over
+        self.assertEqual(answered.text, "slow")
+        await self.until(lambda: not list(marked(gateway.mark)), 15.0, "the end of all")
+        self.assertTrue(is_refused(self.port(gateway)))
+
+    async def _judge(self, gateway: RunningGateway) -> None:
+        """A killed parent has neither a status nor a whole trail."""
+        if gateway.program.status != -signal.SIGKILL:
+            await super()._judge(gateway)
+
+
+class StopTests(WorkersCase):
+    """SIGTERM."""
+
+    async def test_drain(self) -> None:
+        """Running calls of every worker are finished, new connections are refused, then all end."""
+        gateway = await self.start_workers()
+        calls = await self.many(9, gateway, "s", "slow", seconds=3)
+        await self.pause(0.5)
+        gateway.stopping = True
+        gateway.program.signal("TERM")
+        await self.until(lambda: is_refused(self.port(gateway)), 2.0, "no more connections")
+        self.assertTrue(workers_of(self.parent(gateway)))
+        await self.all_over(calls)
+        self.assertEqual([one.text for one in calls], ["slow"] * 9)
+        await self.ends(gateway.program, 15.0)
+        await self.account(gateway)
+        self.assertEqual(gateway.events()[-1]["event_type"], "GatewayStopped")
+
+    async def test_drain_is_bounded(self) -> None:
+        """Calls that never end are cut off when the time is over, in all workers at once."""
+        gateway = await self.start_workers(server={"drain_timeout_secs": 1})
+        calls = await self.many(6, gateway, "s", "hang")
+        await self.pause(0.5)
+        begun = self.reactor.seconds()
+        await self.stop(gateway)
+        self.assertLess(self.reactor.seconds() - begun, 1 + 15)
+        await self.all_over(calls)
+
+    async def test_signals_of_a_terminal(self) -> None:
+        """Ctrl-C reaches every process of the group; the workers leave it to their parent."""
+        gateway = await self.start_workers()
+        call = await self.begin(gateway, "s", "slow", seconds=2)
+        await self.pause(0.5)
+        for pid in self.workers(gateway):
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                os.kill(pid, number)
+        gateway.stopping = True
+        gateway.program.signal("INT")
+        self.assertEqual((await call.over).text, "slow")
+        await self.ends(gateway.program, 15.0)
+
+
+class ReloadTests(WorkersCase):
+    """SIGHUP."""
+
+    async def test_under_load(self) -> None:
+        """New settings, new processes, and not one call that failed."""
+        gateway = await self.start_workers()
+        first = self.workers(gateway)
+        load = self.load(gateway)
+        running = await self.begin(gateway, "s", "slow", seconds=4)
+        await self.until(lambda: load.results["200"] > 20, 20.0, "calls")
+        self.change(gateway, audit={"log_arguments": ["text"]}, server={"denial_status": 200})
+        gateway.program.signal("HUP")
+        await self.said(gateway, ": reloaded")
+        before = load.results["200"]
+        await self.until(lambda: load.results["200"] > before + 20, 20.0, "calls after it")
+        results = await load.stop()
+        self.assertEqual(set(results), {"200"}, results)
+        self.assertEqual((await running.over).text, "slow")
+        await self.until(lambda: len(self.workers(gateway)) == WORKERS, 20.0, "the old ones' end")
+        self.assertEqual(set(self.workers(gateway)) & set(first), set())
+        reloads = [e["status"] for e in gateway.events() if e["event_type"] == "GatewayReload"]
+        self.assertEqual(reloads, ["success"])
+        await self.account(gateway)
+
+    async def test_bad_configuration(self) -> None:
+        """Everything wrong is said, and nothing has changed."""
+        gateway = await self.start_workers()
+        first = self.workers(gateway)
+        self.change(gateway, server={"drain_timeout_secs": -1, "prot": 1})
+        gateway.program.signal("HUP")
+        await self.said(gateway, "not reloaded: server.prot: unknown key")
+        await self.said(gateway, "not reloaded: server.drain_timeout_secs")
+        await self.assert_serves(gateway)
+        self.assertEqual(self.workers(gateway), first)
+        reload = next(e for e in gateway.events() if e["event_type"] == "GatewayReload")
+        self.assertEqual((reload["status"], len(reload["details"]["problems"])), ("failed", 2))
+
+    async def test_needs_a_restart(self) -> None:
+        """The address stays, and the log says so; the rest is taken up."""
+        gateway = await self.start_workers()
+        self.change(gateway, server={"workers": 2}, admin={"port": free_port()})
+        gateway.program.signal("HUP")
+        await self.said(gateway, "server.workers changes with a restart only")
+        await self.said(gateway, "admin changes with a restart only")
+        await self.said(gateway, ": reloaded")
+        self.assertGreaterEqual(len(self.workers(gateway)), WORKERS)
+        await self.assert_serves(gateway)
+
+    async def test_other_audit_file(self) -> None:
+        """The trail goes on in the other file; nothing is lost or written twice."""
+        gateway = await self.start_workers()
+        await self.assert_serves(gateway, 10)
+        other = gateway.audit_file.with_name("other.log")
+        self.change(gateway, audit={"file": str(other)})
+        gateway.program.signal("HUP")
+        await self.said(gateway, ": reloaded")
+        await self.assert_serves(gateway, 10)
+        await self.stop(gateway)
+        lines = gateway.audit_file.read_text() + other.read_text()
+        events = [json.loads(line) for line in lines.splitlines()]
+        calls = [one["request_id"] for one in events if one["event_type"] == "ToolCall"]
+        self.assertEqual((len(calls), len(set(calls))), (20, 20))
+        self.assertIn("GatewayStopped", other.read_text().splitlines()[-1])
+        gateway.audit_file.write_text(lines)
+
+    async def test_again_meanwhile(self) -> None:
+        """Another signal while workers are being replaced is followed afterwards."""
+        gateway = await self.start_workers()
+        gateway.program.signal("HUP")
+        await self.said(gateway, ": reloading")
+        gateway.program.signal("HUP")
+        gateway.program.signal("HUP")
+        await self.said(gateway, ": reloaded", 2)
+        await self.assert_serves(gateway)
+
+
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+LOGGER = "--logger=mcpguard.observe.logs.to_stdout"
+CONFIGURATION = """
+[server]
+workers = 2
+[upstream]
+transport = "http"
+url = "http://127.0.0.1:9/mcp"
+[audit]
+file = "audit.log"
+"""
+
+
+class ServiceTests(LiveCase):
+    """``twistd mcp-guard`` with workers."""
+
+    def configured(self) -> Path:
+        """A directory with a configuration, which everybody may write to."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        folder.chmod(0o777)
+        (folder / "mcp-guard.toml").write_text(CONFIGURATION)
+        return folder
+
+    def twistd(self, folder: Path, *options: str, port: int = 0) -> Program:
+        """Start it there."""
+        plugin = ["mcp-guard", "--config", "mcp-guard.toml", "--port", str(port)]
+        environment = {"PYTHONPATH": str(REPOSITORY)}
+        return self.start(
+            [*TWISTD, *options, *plugin], env=environment, cwd=str(folder), name="twistd"
+        )
+
+    async def test_log_and_signals(self) -> None:
+        """The workers' lines are records of the one log; audit file and configuration anew."""
+        folder = self.configured()
+        program = self.twistd(folder, "--nodaemon", "--pidfile=", LOGGER)
+        await program.said("listening on http://127")
+        audit, moved = folder / "audit.log", folder / "audit.log.1"
+        await self.until(audit.exists, 10, "the audit file")
+        audit.rename(moved)
+        program.process.signalProcess(signal.SIGUSR1)
+        await self.until(audit.exists, 10, "a new audit file after SIGUSR1")
+        program.signal("HUP")
+        await program.said('"reloaded"')
+        program.signal("TERM")
+        self.assertEqual(await self.ends(program, 15), -15, program.story())
+        records = [json.loads(line) for line in program.out.decode().splitlines()]
+        self.assertEqual(program.err, b"", program.story())
+        numbers = {r["data"]["worker"] for r in records if r["message"].startswith("worker ")}
+        self.assertEqual(numbers, {1, 2})
+        self.assertEqual([r for r in records if "traceback" in r], [])
+        kinds = [json.loads(line)["event_type"] for line in moved.read_text().splitlines()]
+        self.assertEqual(kinds[0], "GatewayStarted")
+        kinds = [json.loads(line)["event_type"] for line in audit.read_text().splitlines()]
+        self.assertEqual((kinds[-1], "GatewayReload" in kinds), ("GatewayStopped", True))
+
+    async def test_in_the_background(self) -> None:
+        """Twistd's daemon leaves its terminal; a reload finds the configuration all the same."""
+        folder, port = self.configured(), free_port()
+        starter = self.twistd(folder, "--pidfile=pid", "--logfile=log", port=port)
+        self.assertEqual(await self.ends(starter, 15), 0, starter.story())
+        log = folder / "log"
+        pid = int((folder / "pid").read_text())
+        self.addCleanup(kill_quietly, pid)
+        await self.until(lambda: "listening on" in log.read_text(), 20, "the start")
+        self.assertEqual(len(workers_of(pid)), 2)
+        os.kill(pid, signal.SIGHUP)
+        await self.until(lambda: "reloaded" in log.read_text(), 20, log.read_text())
+        os.kill(pid, signal.SIGTERM)
+        await self.until(lambda: not Path(f"/proc/{pid}").exists(), 20, "its end")
+        self.assertTrue(is_refused(port))
+
+    async def test_other_user(self) -> None:
+        """With --uid the workers are that user's, and the socket was opened before."""
+        if os.geteuid() != 0:
+            self.skipTest("only root can become someone else")
+        nobody = pwd.getpwnam("nobody")
+        if not os.access("/", os.X_OK) or not readable_by_others(REPOSITORY):
+            self.skipTest("the repository is not there for other users")
+        folder = self.configured()
+        program = self.twistd(
+            folder, "--nodaemon", "--pidfile=", f"--uid={nobody.pw_uid}", f"--gid={nobody.pw_gid}"
+        )
+        await program.said("listening on http://127")
+        pid = program.process.pid
+        assert isinstance(pid, int)
+        workers = workers_of(pid)
+        self.assertEqual(len(workers), 2)
+        for one in (pid, *workers):
+            self.assertEqual(Path(f"/proc/{one}").stat().st_uid, nobody.pw_uid)
+        program.signal("TERM")
+        await self.ends(program, 15)
+
+    async def test_address_taken(self) -> None:
+        """That is status 1 and one reason, before any worker is started."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            program = self.twistd(self.configured(), "--nodaemon", "--pidfile=", port=port)
+            self.assertEqual(await self.ends(program, 15), 1)
+            self.assertIn(f":{port}", program.story())
+            self.assertNotIn("worker 1", program.story())
+
+
+class ForegroundTests(LiveCase):
+    """``mcp-guard run`` with workers."""
+
+    async def test_cannot_start(self) -> None:
+        """What only a worker finds out ends the command with status 1 and the reason."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        broken = CONFIGURATION + '[[audit.redaction_rules]]\nname = "x"\npattern = "("\n'
+        (folder / "mcp-guard.toml").write_text(broken)
+        status, _, err = await self.run_program(
+            [sys.executable, "-m", "mcpguard", "-c", str(folder / "mcp-guard.toml"), "run"],
+            env={"PYTHONPATH": str(REPOSITORY)},
+            seconds=15,
+        )
+        self.assertEqual(status, 1, err)
+        self.assertNotIn("Traceback", err)
+
+
+def kill_quietly(pid: int) -> None:
+    """Kill what may be gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def readable_by_others(path: Path) -> bool:
+    """Whether every directory on the way is open to all."""
+    return all(one.stat().st_mode & 0o005 == 0o005 for one in (path, *path.parents))
