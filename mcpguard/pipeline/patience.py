@@ -56,5 +56,6 @@ class Patience:
                 break
             over.append(waiting)
         for waiting in over:
-            self.end(waiting)
-            waiting.show_life()
+            if waiting in self._since:  # one before it may have ended it
+                self.end(waiting)
+                waiting.show_life()
