@@ -1,5 +1,6 @@
 """When requests must have been answered, with one timer for all of them."""
 
+import math
 from typing import Protocol
 
 from attrs import define, field
@@ -50,10 +51,10 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now = self.clock.seconds()
-        over = [one for one, at in self._due.items() if at <= now]
-        for one in over:
-            del self._due[one]
-        if self._due:
+        for one in [one for one, at in self._due.items() if at <= now]:
+            # Unless one before it has ended it, or put it off.
+            if self._due.get(one, math.inf) <= now:
+                del self._due[one]
+                one.expired()
+        if self._due and self._timer is None:
             self._arm(min(self._due.values()))
-        for one in over:
-            one.expired()

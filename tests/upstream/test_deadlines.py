@@ -1,5 +1,7 @@
 """Tests of the one timer for the deadlines of requests."""
 
+from collections.abc import Callable
+
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +16,13 @@ class Request:
     """Notes when it expired."""
 
     clock: Clock
+    then: Callable[[], None] = lambda: None
     expiries: list[float] = field(factory=list)
 
     def expired(self) -> None:
-        """Note the time."""
+        """Note the time, then do something else."""
         self.expiries.append(self.clock.seconds())
+        self.then()
 
 
 class DeadlinesTests(SynchronousTestCase):
@@ -53,6 +57,22 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(5)
         self.assertEqual(first.expiries + second.expiries, [])
+
+    def test_ends_another(self) -> None:
+        """One that expires may end another that is due, or put it off, or set one anew."""
+        first, second, third = self.request(5), self.request(5), self.request(5)
+
+        def then() -> None:
+            self.deadlines.drop(second)
+            self.deadlines.set(third, 8)
+            self.deadlines.set(first, 7)
+            first.then = lambda: None
+
+        first.then = then
+        self.clock.pump([1] * 9)
+        expiries = first.expiries, second.expiries, third.expiries
+        self.assertEqual(expiries, ([5, 7], [], [8]))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     @given(
         st.lists(
