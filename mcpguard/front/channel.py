@@ -261,13 +261,13 @@ class GuardChannel(HTTPChannel, Connection):
     def _owner_of(self, head: Head) -> int | None:
         handover = self._guard.handover
         too_large = head.length is not None and head.length > self._limits.body_bytes
-        if handover is None or head.fault or too_large or self._draining:
+        if handover is None or head.fault or too_large:
             return None
         return handover.owner_of_head(head)
 
     def _owner_of_body(self) -> int | None:
         handover, request = self._guard.handover, self.requests[-1]
-        if handover is None or request.refusal is not None or self._draining:
+        if handover is None or request.refusal is not None:
             return None
         return handover.owner_of_body(request.head, request.content.getvalue())
 

@@ -24,9 +24,10 @@ from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
+from mcpguard.gateway.neighbours import Neighbours, Seat
 from mcpguard.gateway.observers import relay_to
 from mcpguard.gateway.operator_gate import OperatorGate
-from mcpguard.gateway.serving import served, tool_schemas
+from mcpguard.gateway.serving import fresh_token, served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
 from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
@@ -83,7 +84,7 @@ class Gateway(Service):
 
     With ``sockets`` it is one of several workers: `begin` starts all but the listeners, `listen`
     these, and signals and the events about the whole gateway are the parent's. By ``control`` the
-    parent gets its audit lines and metrics.
+    parent gets its audit lines and metrics; ``seat`` says which worker it is.
     """
 
     name = "mcp-guard"
@@ -96,6 +97,7 @@ class Gateway(Service):
         stdout: int = 1,
         sockets: Sockets | None = None,
         control: Control | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self.settings = settings
         self.drain_secs = settings.server.drain_timeout_secs
@@ -157,6 +159,7 @@ class Gateway(Service):
                 random=random.random,
                 meter=self.metrics,
                 schemas=schemas,
+                new_token=fresh_token if seat is None else seat.new_token,
             )
             for one, upstream in zip(settings.upstreams, self.upstreams, strict=True)
         ]
@@ -178,6 +181,7 @@ class Gateway(Service):
                 None if server.session_key is None else bytes.fromhex(server.session_key.value)
             ),
             schemas=schemas,
+            owner=None if seat is None else seat.number,
         )
         vitals = Vitals(
             version=__version__,
@@ -205,6 +209,11 @@ class Gateway(Service):
             on_dropped=self._dropped,
             corridor=self.pipeline,
         )
+        self._neighbours = (
+            None
+            if seat is None
+            else Neighbours(reactor, seat, self._site, self.pipeline.table, self.metrics)
+        )
         self._operator_site: GuardSite | None = None
         if settings.admin is not None:
             self._operator_site = GuardSite(
@@ -228,6 +237,8 @@ class Gateway(Service):
     def listen(self) -> None:
         """Accept connections from now on."""
         server, admin = self.settings.server, self.settings.admin
+        if self._neighbours is not None:
+            self._neighbours.start()
         if self._sockets is not None:
             port = adopt(self._reactor, self._sockets.clients, self._site)
             self._ports.append(port)
@@ -309,11 +320,15 @@ class Gateway(Service):
     async def _stop(self) -> None:
         if self._turns is not None:
             self._turns.end()
+        if self._neighbours is not None:
+            self._neighbours.retire()
         if self.lull_secs > 0.0:
             await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
             self._ports.clear()
             self._site.wind_down()
             await deferLater(self._reactor, self.lull_secs)
+        if self._neighbours is not None:
+            self._neighbours.stop()
         self.pipeline.drain()
         if self._sweeper is not None and self._sweeper.running:
             self._sweeper.stop()

@@ -51,6 +51,11 @@ def tool_schemas(monotonic: Callable[[], float]) -> ToolSchemas:
     )
 
 
+def fresh_token() -> str:
+    """What nobody can guess, for calls that wait for their clients."""
+    return secrets.token_urlsafe(24)
+
+
 def served(
     upstream: Upstream,
     settings: UpstreamSettings,
@@ -59,7 +64,7 @@ def served(
     random: Callable[[], float],
     meter: Meter,
     schemas: ToolSchemas,
-    new_token: Callable[[], str] = lambda: secrets.token_urlsafe(24),
+    new_token: Callable[[], str] = fresh_token,
 ) -> BridgingUpstream:
     """The server as the corridor sees it: in both eras, its lost sessions begun anew.
 

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.listeners import Sockets
+from mcpguard.gateway.neighbours import Seat
 from mcpguard.gateway.service import Gateway
 from mcpguard.observe.logs import JsonObserver
 from mcpguard.ops.workers.assignment import Assignment
@@ -108,6 +109,7 @@ class Worker:
             self.reactor,
             sockets=Sockets(CLIENTS_FD, admin, turns),
             control=self.control,
+            seat=Seat(assignment.number, assignment.workers, assignment.directory),
         )
         gateway.audit.start()
         self._gateway = gateway

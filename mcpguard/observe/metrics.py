@@ -67,6 +67,9 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_worker_crashes_total": Declared(
         "counter", "Worker processes that ended by themselves.", ("worker",)
     ),
+    "mcp_guard_handovers_total": Declared(
+        "counter", "Connections passed on to the worker of their session.", ("result",)
+    ),
     "mcp_guard_worker_up": Declared(
         "gauge", "Whether a worker process has told its numbers just now.", ("worker",)
     ),

@@ -111,12 +111,16 @@ class Switchboard:
             if line.post(letter) is Posted.FULL:
                 line.wait(letter)
 
+    def retire(self) -> None:
+        """Take what was sent here, and nothing from then on; what comes is still passed on."""
+        self._mailbox.close()
+
     def stop(self) -> None:
-        """Take what was sent here, and nothing from then on; what waits stays where it is."""
+        """Pass nothing on any more either; what waits stays where it is."""
         if not self._open:
             return
+        self.retire()
         self._open = False
-        self._mailbox.close()
         for line in self._lines.values():
             for letter in line.renew():
                 self._settled(letter, Posted.ABSENT)

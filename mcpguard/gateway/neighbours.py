@@ -1,0 +1,97 @@
+"""A worker among others: connections go to the one that they belong to."""
+
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+from mcpguard.front.handover import Parcel
+from mcpguard.front.moving import Handover, HandoverBounds
+from mcpguard.front.site import GuardSite
+from mcpguard.gateway.serving import fresh_token
+from mcpguard.observe.events import Meter
+from mcpguard.ops.workers.switchboard import Switchboard, SwitchboardBounds
+from mcpguard.pipeline.session_table import SessionTable
+from mcpguard.protocol.ownership import marked
+
+HANDOVERS = "mcp_guard_handovers_total"
+INLINE_BYTES = 32_768
+READ_AHEAD = 262_144
+"""More than the channels read before they are told that the rest belongs elsewhere."""
+
+
+@frozen
+class Seat:
+    """One worker's place among all."""
+
+    number: int
+    """1 to ``workers``."""
+    workers: int
+    directory: Path
+    """Private (mode 0700), and the same for all of them."""
+
+    def new_token(self) -> str:
+        """What nobody can guess, with the number in front."""
+        return marked(self.number, fresh_token())
+
+
+@define(eq=False)
+class Neighbours:
+    """Passes on what comes here for other workers, and takes what they have for this one."""
+
+    reactor: Any
+    seat: Seat
+    site: GuardSite
+    table: SessionTable
+    meter: Meter
+    _switchboard: Switchboard = field(init=False)
+    _handover: Handover = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        seat, limits = self.seat, self.site.limits
+        one = limits.header_bytes + limits.body_bytes + READ_AHEAD
+        self._switchboard = Switchboard(
+            self.reactor,
+            seat.directory,
+            seat.number,
+            seat.workers,
+            SwitchboardBounds(
+                inline_bytes=INLINE_BYTES,
+                unread_bytes=one,
+                waiting=1_000,
+                waiting_secs=5.0,
+                batch=32,
+            ),
+            deliver=self._take,
+            on_return=self._returned,
+        )
+        self._handover = Handover(
+            self.reactor,
+            self._switchboard,
+            HandoverBounds(connections=2_000, unread_bytes=max(67_108_864, 2 * one)),
+            self._count,
+        )
+
+    def start(self) -> None:
+        """Take this place; raises OSError."""
+        self._switchboard.start()
+        self.site.share(self._handover)
+
+    def retire(self) -> None:
+        """Take nothing more than what was sent here already; what comes is still passed on."""
+        self._switchboard.retire()
+
+    def stop(self) -> None:
+        """Serve here whatever comes from now on."""
+        self._switchboard.stop()
+        self._handover.close()
+
+    def _take(self, descriptor: int, parcel: Parcel) -> None:
+        self._handover.adopt(self.site, descriptor, parcel)
+
+    def _returned(self, number: int) -> None:
+        # This one may have stood in for it.
+        self.table.leave_to(lambda session_id: self._switchboard.owner_of(session_id) == number)
+
+    def _count(self, outcome: str) -> None:
+        self.meter.count(HANDOVERS, result=outcome)
