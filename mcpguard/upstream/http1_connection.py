@@ -98,10 +98,11 @@ class Http1Connection:
     def begin(self, exchange: Http1Exchange, *, fresh: bool) -> bool:
         """Send a request; False when the connection proves dead and not a byte of it has left.
 
-        A ``fresh`` connection is not asked: what happens on it is the exchange's fate.
+        The keeper is not told of that again. A ``fresh`` connection is not asked: what happens on
+        it is the exchange's fate.
         """
         if not fresh and self._spoilt():
-            self.cut()
+            self._drop()
             return False
         request, exchange.request = exchange.request, b""
         exchange.connection = self
@@ -120,7 +121,7 @@ class Http1Connection:
                 return True
             self._exchange = None
             exchange.connection, exchange.request = None, request
-            self.cut()
+            self._drop()
             return False
         exchange.sent = True
         if count < len(request):
@@ -146,10 +147,14 @@ class Http1Connection:
         """Give it up at once, whatever runs; the exchange is told nothing."""
         self._exchange = None
         if not self.dead:
+            self._drop()
+            self.keeper.gone(self)
+
+    def _drop(self) -> None:
+        if not self.dead:
             self._dead = True
             if self.transport is not None:
                 self.transport.abortConnection()
-            self.keeper.gone(self)
 
     def when_lost(self, call: Callable[[], None]) -> None:
         """Call back once it is closed, now if it is."""

@@ -66,9 +66,12 @@ class Http1Wire:
     _open: set[Http1Connection] = field(init=False, factory=set)
     _idle: list[Http1Connection] = field(init=False, factory=list)
     """Those of the open ones that rest, the longest first."""
-    _dials: dict[Dial, None] = field(init=False, factory=dict)
-    _waiting: OrderedDict[Http1Exchange, None] = field(init=False, factory=OrderedDict)
-    """In the order of their deadlines."""
+    _dials: dict[Dial, Http1Exchange | None] = field(init=False, factory=dict)
+    """With whom each is for: None once that one has got another connection."""
+    _waiting: OrderedDict[Http1Exchange, Dial | None] = field(init=False, factory=OrderedDict)
+    """In the order of their deadlines, with the dialling for each."""
+    _uncovered: OrderedDict[Http1Exchange, None] = field(init=False, factory=OrderedDict)
+    """Those of them for whom nobody dials, because there is no room."""
     _streams: int = field(init=False, default=0)
     _timer: IDelayedCall | None = field(init=False, default=None)
     """One for all: the next idle connection or waiting request whose time is over."""
@@ -102,8 +105,10 @@ class Http1Wire:
         else:
             exchange.request = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         while self._idle:
-            if self._idle.pop().begin(exchange, fresh=False):
+            connection = self._idle.pop()
+            if connection.begin(exchange, fresh=False):
                 return exchange
+            self._open.discard(connection)
         self._wait(exchange)
         return exchange
 
@@ -132,7 +137,9 @@ class Http1Wire:
             closing.append(closed)
             self._open.discard(connection)
             connection.close()
-        self._hang_up()
+        for dial in [dial for dial, exchange in self._dials.items() if exchange is None]:
+            del self._dials[dial]
+            dial.cancel()
         self._arm()
         return gatherResults(closing).addCallback(lambda _: None)
 
@@ -141,7 +148,8 @@ class Http1Wire:
     def rest(self, connection: Http1Connection) -> None:
         """See `http1_connection.Keeper`."""
         if self._waiting:
-            self._serve(connection, fresh=False)
+            # Who has waited longest.
+            self._serve(connection, next(iter(self._waiting)), fresh=False)
             return
         bounds = self.bounds
         if len(self._idle) >= bounds.max_idle:
@@ -163,8 +171,8 @@ class Http1Wire:
 
     def given_up(self, exchange: Http1Exchange) -> None:
         """See `http1_connection.Keeper`."""
-        self._waiting.pop(exchange, None)
-        self._hang_up()
+        self._leave(exchange)
+        self._cover()
 
     def over(self, exchange: Http1Exchange) -> None:
         """See `http1_connection.Keeper`."""
@@ -178,7 +186,7 @@ class Http1Wire:
             self._refuse(exchange, "too many wait for a connection")
         else:
             exchange.deadline = self.clock.seconds() + bounds.wait_secs
-            self._waiting[exchange] = None
+            self._waiting[exchange] = self._uncovered[exchange] = None
             if self._timer is None or exchange.deadline < self._due:
                 self._arm()
             self._cover()
@@ -186,13 +194,30 @@ class Http1Wire:
     def _refuse(self, exchange: Http1Exchange, why: str) -> None:
         exchange.lose(UpstreamFailure(Reason.UPSTREAM_BUSY, why, self.bounds.busy_secs))
 
-    def _serve(self, connection: Http1Connection, *, fresh: bool) -> None:
-        """Give a usable connection to who has waited longest."""
-        exchange, _ = self._waiting.popitem(last=False)
-        if not connection.begin(exchange, fresh=fresh):
-            self._waiting[exchange] = None
-            self._waiting.move_to_end(exchange, last=False)
-            self._cover()
+    def _leave(self, exchange: Http1Exchange) -> bool:
+        """Wait no more and stop dialling for it; gives whether somebody did."""
+        dial = self._waiting.pop(exchange, None)
+        self._uncovered.pop(exchange, None)
+        if dial is None:
+            return False
+        del self._dials[dial]
+        dial.cancel()
+        return True
+
+    def _serve(self, connection: Http1Connection, exchange: Http1Exchange, *, fresh: bool) -> None:
+        """Give a usable connection to one that waits."""
+        dial = self._waiting.pop(exchange)
+        self._uncovered.pop(exchange, None)
+        if connection.begin(exchange, fresh=fresh):
+            if dial in self._dials:
+                self._dials[dial] = None
+            return
+        self._waiting[exchange] = dial
+        self._waiting.move_to_end(exchange, last=False)
+        if dial is None:
+            self._uncovered[exchange] = None
+            self._uncovered.move_to_end(exchange, last=False)
+        self.gone(connection)
 
     # dialling
 
@@ -203,20 +228,16 @@ class Http1Wire:
             return
         self._covering = True
         try:
-            while len(self._dials) < len(self._waiting) and (
+            while self._uncovered and (
                 len(self._open) + len(self._dials) < self.bounds.max_connections + self._streams
             ):
+                exchange, _ = self._uncovered.popitem(last=False)
                 dial = self._dial(self._opened, self._undialled)
-                self._dials[dial] = None
+                self._dials[dial] = exchange
+                self._waiting[exchange] = dial
                 dial.start()
         finally:
             self._covering = False
-
-    def _hang_up(self) -> None:
-        """Stop dialling for who does not wait any more."""
-        while len(self._dials) > len(self._waiting):
-            dial, _ = self._dials.popitem()
-            dial.cancel()
 
     def _dial(
         self,
@@ -231,17 +252,19 @@ class Http1Wire:
         return Http1Connection(self, self._answers, self.bounds.answer, dial, self._tls)
 
     def _opened(self, dial: Dial, connection: Http1Connection) -> None:
-        self._dials.pop(dial, None)
+        exchange = self._dials.pop(dial)
         self._open.add(connection)
-        if self._waiting:
-            self._serve(connection, fresh=True)
+        if exchange is not None:
+            self._serve(connection, exchange, fresh=True)
         else:
             self.rest(connection)
 
     def _undialled(self, dial: Dial, failure: Failure) -> None:
-        self._dials.pop(dial, None)
-        if self._waiting:
-            exchange, _ = self._waiting.popitem(last=False)
+        # It says nothing of the other diallings: `HostnameEndpoint` tells of a refusal only up to
+        # 0.3 s later, when the server may have been started and others may have reached it.
+        exchange = self._dials.pop(dial)
+        if exchange is not None:
+            del self._waiting[exchange]
             exchange.lose(undialled(failure))
         self._cover()
 
@@ -270,11 +293,9 @@ class Http1Wire:
         for exchange in list(self._waiting):
             if exchange.deadline > now:
                 break
-            self._waiting.pop(exchange, None)
-            if self._dials:
+            if self._leave(exchange):
                 exchange.lose(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, why))
             else:
                 self._refuse(exchange, why)
-        self._hang_up()
         self._cover()
         self._arm()

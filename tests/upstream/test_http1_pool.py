@@ -152,6 +152,36 @@ class PoolTests(WireCase):
         self.assertEqual(reasons, [Reason.UPSTREAM_UNAVAILABLE] * 3)
         self.assertEqual(len(self.reactor.dialled), 3)
 
+    def test_each_dials_for_itself(self) -> None:
+        """A refusal that is told late meets who asked before the server was there, nobody else."""
+        (early, _), (late, _) = self.posts(2)
+        socket = self.reactor.accept(1)
+        self.assertIn(b"POST", socket.value())
+        self.reactor.refuse(error.ConnectionRefusedError(), 0)
+        self.assertIs(early.failures[0].reason, Reason.UPSTREAM_UNAVAILABLE)
+        socket.receive(OK)
+        self.assertEqual((late.failures, late.ended), ([], 1))
+
+    def test_giving_up_takes_nobody_elses(self) -> None:
+        """Who gives up while it is dialled for him stops that dialling and no other."""
+        (_, exchange), (heard, _) = self.posts(2)
+        exchange.abort()
+        self.assertTrue(self.reactor.connectors[0].stoppedConnecting)
+        self.assertFalse(self.reactor.connectors[1].stoppedConnecting)
+        self.reactor.accept(1).receive(OK)
+        self.assertEqual(heard.ended, 1)
+
+    def test_needless_dialling_fails_unheard(self) -> None:
+        """When somebody got another connection meanwhile, his dialling may fail."""
+        self.send(URL)
+        first = self.reactor.accept()
+        heard, _ = self.send(URL)
+        first.receive(OK)
+        self.reactor.refuse(error.ConnectionRefusedError(), 1)
+        self.assertEqual(heard.failures, [])
+        first.receive(OK)
+        self.assertEqual(heard.ended, 1)
+
     def test_failing_at_once(self) -> None:
         """Diallings that fail before they have begun end as many requests, and no stack."""
         self.bounds = {"max_connections": 1, "max_waiting": 3000}
