@@ -83,7 +83,7 @@ def endpoint_for(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
 class _Connection(RedisProtocol):
     """txredisapi's protocol with a bound on what it takes, and word of its end."""
 
-    def __init__(self, reply_bytes: int, on_lost: Callable[["_Connection"], None]) -> None:
+    def __init__(self, reply_bytes: int, on_lost: Callable[["_Connection", str], None]) -> None:
         # Numbers stay as they are written; deadlines are kept by who asks.
         super().__init__(charset="utf-8", convertNumbers=False)
         self._reply_bytes = reply_bytes
@@ -109,7 +109,7 @@ class _Connection(RedisProtocol):
 
     def connectionLost(self, why: Failure) -> None:
         """Say so, then fail what waits: who hears of that sends nothing more here."""
-        self._on_lost(self)
+        self._on_lost(self, why.getErrorMessage())
         super().connectionLost(why)
 
 
@@ -137,6 +137,8 @@ class RedisAuthority:
     """Answers in a row."""
     _pending: int = field(init=False, default=0)
     _running: bool = field(init=False, default=False)
+    _ended: str = field(init=False, default="")
+    """Why the connection that was being opened has ended."""
     _reported: bool | None = field(init=False, default=None)
     """What the log said last: up or down."""
 
@@ -259,6 +261,7 @@ class RedisAuthority:
 
     def _connect(self) -> None:
         self._retry = None
+        self._ended = ""
         self._attempts += 1
         self._attempt = Deferred.fromCoroutine(self._open())
         self._attempt.addCallbacks(self._opened, self._not_opened)
@@ -298,13 +301,16 @@ class RedisAuthority:
     def _not_opened(self, failure: Failure) -> None:
         self._attempt = None
         if self._running:
-            self._report(False, failure.getErrorMessage() or repr(failure.value))
+            late = "no answer in time" if failure.check(TimeoutError) else ""
+            # What txredisapi says of a failed handshake of TLS is that the connection was lost.
+            self._report(False, late or self._ended or failure.getErrorMessage())
             self._try_again()
 
-    def _lost(self, connection: _Connection) -> None:
+    def _lost(self, connection: _Connection, why: str) -> None:
         if self._ready is connection:
             self._ready = None
-            self._report(False, "the connection ended")
+            self._report(False, f"the connection ended: {why}")
+        self._ended = why
         if self._running and self._attempt is None and self._retry is None:
             self._try_again()
 

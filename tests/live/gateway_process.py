@@ -65,6 +65,9 @@ class RunningGateway:
 class GatewayCase(LiveCase):
     """A test with a gateway, which must have ended well when the test is over."""
 
+    environment: Mapping[str, str] = {}
+    """Further variables of gateways that are started."""
+
     async def start_gateway(
         self,
         servers: Sequence[Mapping[str, Any]],
@@ -114,7 +117,7 @@ class GatewayCase(LiveCase):
         config = str(directory / "mcp-guard.toml")
         program = self.start(
             [sys.executable, "-m", "mcpguard", "-v", "-c", config, "run", "--port", str(port)],
-            env={MARK: mark, "PYTHONPATH": str(REPOSITORY)},
+            env={MARK: mark, "PYTHONPATH": str(REPOSITORY), **self.environment},
             cwd=str(directory),
             name="gateway",
         )

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install the MCP software of others that the live tests drive: Python and TypeScript SDKs, and the
-# reference servers, below <repo>/.live (ignored by git). Run again it only checks what is there.
+# reference servers, below <repo>/.live (ignored by git); and, as root on Debian, npm and Redis. Run
+# again it only checks what is there.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 live="$root/.live"
@@ -35,6 +36,15 @@ install_npm() {
     fi
 }
 
+install_debian() { # PACKAGE
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1"
+    else
+        echo "$1 is missing and only root may install it: the tests that need it are skipped" >&2
+    fi
+}
+
 install_node() { # NAME NODE_MAJOR PACKAGES
     wanted="$3"
     # Debian 12 has Node.js 18, so npm brings a newer one for the packages alone.
@@ -51,6 +61,7 @@ install_node() { # NAME NODE_MAJOR PACKAGES
 
 install_python mcp1 'mcp<2'
 install_python mcp2 'mcp>=2'
+command -v redis-server >/dev/null || install_debian redis-server
 command -v npm >/dev/null || install_npm
 if command -v npm >/dev/null; then
     install_node node 20 "$packages"

@@ -68,3 +68,11 @@ def server_filesystem() -> list[str]:
     """The command of npm's ``server-filesystem``; the directories it may use follow."""
     package = npm_package("@modelcontextprotocol/server-filesystem")
     return [str(node()), str(package / "dist" / "index.js")]
+
+
+def redis_server() -> str:
+    """The program of a Redis server; raises `SkipTest`."""
+    found = shutil.which("redis-server")
+    if found is None:
+        raise SkipTest("redis-server is not installed: run tests/live/install.sh")
+    return found

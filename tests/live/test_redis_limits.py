@@ -1,0 +1,261 @@
+"""Gateways that share limits through a real Redis: killed, stopped, restarted, over TLS."""
+
+import datetime
+import os
+import signal
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.live.processes import SLOWER, free_port
+from tests.live.redis_case import PASSWORD, RedisCase, Tally, pid_of
+
+SHORT = 10.0
+"""Seconds in which a request has its answer whatever Redis does, times `SLOWER`."""
+
+
+class SharedTests(RedisCase):
+    """Redis is there."""
+
+    async def test_one_bucket(self) -> None:
+        """Two gateways under load let by what one bucket holds and what comes, and no more; both
+        show the same numbers.
+        """
+        await self.start_redis()
+        rate, burst = 20, 60
+        gateways = [
+            await self.start_sharing(requests_per_second=rate, burst_size=burst) for _ in range(2)
+        ]
+        for gateway in gateways:
+            await self.until_up(gateway, 1, 2)
+        keys = [gateways[0].keys["tester"], gateways[1].keys["tester"]]
+        self.assertNotEqual(*keys)  # one identity all the same: its id is what counts
+        callers = [await self.caller(gateway) for gateway in gateways for _ in range(4)]
+        tally, began = Tally(), time.monotonic()
+        until = self.reactor.seconds() + 3.0
+        await gatherResults(
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+        )
+        allowed = tally.statuses.pop(200)
+        self.assertLessEqual(allowed, burst + rate * (time.monotonic() - began) + 1)
+        self.assertGreaterEqual(allowed, burst + rate * 3.0 * 0.8)
+        self.assertEqual(set(tally.statuses), {429})
+        refused = await self.metric(gateways[0], "mcp_guard_rate_limit_undecided_total")
+        self.assertEqual(refused, 0)
+
+    async def test_few_questions(self) -> None:
+        """Under load there are far fewer questions to Redis than requests."""
+        await self.start_redis()
+        gateway = await self.start_sharing()
+        await self.until_up(gateway, 1, 2)
+        callers = [await self.caller(gateway) for _ in range(8)]
+        tally, until = Tally(), self.reactor.seconds() + 3.0
+        await gatherResults(
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+        )
+        self.assertEqual(set(tally.statuses), {200})
+        asked = await self.metric(gateway, 'mcp_guard_redis_calls_total{result="answered"}')
+        self.assertGreater(asked, 0)
+        self.assertLessEqual(asked, 0.1 * tally.statuses[200])
+
+    async def test_failed_attempts(self) -> None:
+        """Who guesses keys at one gateway is shut out at the other."""
+        await self.start_redis()
+        gateways = [await self.start_sharing(failed_auth_per_minute=3) for _ in range(2)]
+        for gateway in gateways:
+            await self.until_up(gateway, 1, 2)
+        found = []
+        for turn in range(6):
+            caller = await self.caller(gateways[turn % 2], "mcp_wrong")
+            found.append((await caller.ask())[0])
+        self.assertEqual(found, [401, 401, 401, 429, 429, 429])
+
+    async def test_forgotten(self) -> None:
+        """A Redis that is emptied, of scripts too, goes on with full buckets."""
+        redis = await self.start_redis()
+        gateway = await self.start_sharing(requests_per_second=0.001, burst_size=3)
+        await self.until_up(gateway, 1, 2)
+        caller = await self.caller(gateway)
+        found = [(await caller.ask())[0] for _ in range(5)]
+        self.assertEqual(found, [200, 200, 200, 429, 429])
+        for command in (["FLUSHALL"], ["SCRIPT", "FLUSH"]):
+            status, out, _ = await self.run_program(
+                ["redis-cli", "-p", str(self.port), "-a", PASSWORD, *command], seconds=5
+            )
+            self.assertEqual((status, out.strip()), (0, "OK"))
+        await self.pause(2.5)  # what was known of the empty bucket is forgotten
+        other = await self.start_sharing(requests_per_second=0.001, burst_size=3)
+        await self.until_up(other, 1, 2)
+        caller = await self.caller(other)
+        found = [(await caller.ask())[0] for _ in range(5)]
+        self.assertEqual(found, [200, 200, 200, 429, 429])
+        self.assertIsNone(redis.status)
+
+
+class OutageTests(RedisCase):
+    """Redis goes away under load."""
+
+    async def test_killed(self) -> None:
+        """With ``local`` every request is answered in time while Redis is killed and started
+        again; afterwards it decides again.
+        """
+        redis = await self.start_redis()
+        gateway = await self.start_sharing()
+        await self.until_up(gateway, 1, 2)
+        callers = [await self.caller(gateway) for _ in range(4)]
+        tally, until = Tally(), self.reactor.seconds() + 6.0
+        load = gatherResults(
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+        )
+        await self.pause(1.0)
+        redis.signal("KILL")
+        await self.until_up(gateway, 0, 2)
+        await self.pause(1.0)
+        await self.start_redis()
+        await self.until_up(gateway, 1, 4)
+        answered = await self.metric(gateway, 'mcp_guard_redis_calls_total{result="answered"}')
+        await load
+        self.assertEqual(set(tally.statuses), {200})
+        self.assertLess(tally.slowest, SHORT * SLOWER)
+        undecided = 'mcp_guard_rate_limit_undecided_total{decided="local"}'
+        self.assertGreater(await self.metric(gateway, undecided), 0)
+        now = await self.metric(gateway, 'mcp_guard_redis_calls_total{result="answered"}')
+        self.assertGreater(now, answered)
+
+    async def test_stopped(self) -> None:
+        """With ``deny`` requests are refused at once while Redis hangs, and the gateway is not
+        ready; when Redis goes on so does the gateway.
+        """
+        redis = await self.start_redis()
+        gateway = await self.start_sharing(redis={"on_error": "deny"})
+        await self.until_up(gateway, 1, 2)
+        callers = [await self.caller(gateway) for _ in range(4)]
+        tally, until = Tally(), self.reactor.seconds() + 7.0
+        load = gatherResults(
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+        )
+        await self.pause(1.0)
+        os.kill(pid_of(redis), signal.SIGSTOP)
+        await self.until_up(gateway, 0, 4)
+        self.assertEqual(await self.readiness(gateway.base), 503)
+        await self.pause(1.5)
+        refused = tally.statuses[503]
+        os.kill(pid_of(redis), signal.SIGCONT)
+        await self.until_up(gateway, 1, 4)
+        self.assertEqual(await self.readiness(gateway.base), 200)
+        self.assertGreater(refused, 10)
+        await load
+        self.assertEqual(set(tally.statuses), {200, 503})
+        self.assertEqual(tally.reasons, {"Rate limits cannot be checked now, try again shortly"})
+        self.assertLess(tally.slowest, SHORT * SLOWER)
+        events = [one for one in gateway.outcomes() if one.get("reason") == "limits_unavailable"]
+        self.assertEqual(len(events), tally.statuses[503])
+
+    async def readiness(self, base: str) -> int:
+        """The status of ``/ready``."""
+        from treq import content, get
+
+        answer = await get(f"{base}/ready", persistent=False)
+        await content(answer)
+        status: int = answer.code
+        return status
+
+    async def test_not_there_at_first(self) -> None:
+        """A gateway starts without its Redis, and uses it once it is there."""
+        gateway = await self.start_sharing()
+        caller = await self.caller(gateway)
+        self.assertEqual((await caller.ask())[0], 200)
+        await self.start_redis()
+        await self.until_up(gateway, 1, 4)
+        self.assertEqual((await caller.ask())[0], 200)
+
+    async def test_wrong_password(self) -> None:
+        """It is said why, without the password, and ``deny`` lets nobody by."""
+        await self.start_redis()
+        wrong = {"url": f"redis://:guessed@127.0.0.1:{self.port}", "on_error": "deny"}
+        gateway = await self.start_sharing(redis=wrong)
+        await gateway.program.said("cannot be asked: .*WRONGPASS")
+        self.assertNotIn(b"guessed", gateway.program.err + gateway.program.out)
+        caller = await self.caller(gateway)
+        self.assertEqual((await caller.ask())[0], 503)
+
+
+class TlsTests(RedisCase):
+    """rediss://"""
+
+    def certificates(self, host: str) -> tuple[Path, Path]:
+        """A certificate for a host signed by itself, and its key."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+        now = datetime.datetime.now(datetime.UTC)
+        other: x509.GeneralName = x509.DNSName(host)
+        if host[0].isdigit():
+            other = x509.IPAddress(IPv4Address(host))
+        signed = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([other]), False)
+            .sign(key, SHA256())
+        )
+        certificate, private = directory / "cert.pem", directory / "key.pem"
+        certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return certificate.resolve(), private.resolve()
+
+    async def start_tls(self, host: str) -> Path:
+        """A Redis that speaks nothing but TLS, as ``host``."""
+        certificate, key = self.certificates(host)
+        await self.start_redis(
+            *("--tls-port", str(self.port), "--tls-cert-file", str(certificate)),
+            *("--tls-key-file", str(key), "--tls-auth-clients", "no"),
+            *("--tls-ca-cert-file", str(certificate)),
+        )
+        return certificate
+
+    def url(self, host: str) -> dict[str, str]:
+        """How it is reached."""
+        return {"url": f"rediss://:not%3Aa%40secret@{host}:{self.port}"}
+
+    async def test_verified(self) -> None:
+        """A certificate that is valid for the host of the URL is taken, by name or address."""
+        for host in ("localhost", "127.0.0.1"):
+            certificate = await self.start_tls(host)
+            self.environment = {"SSL_CERT_FILE": str(certificate)}
+            gateway = await self.start_sharing(redis=self.url(host))
+            await self.until_up(gateway, 1, 4)
+            caller = await self.caller(gateway)
+            self.assertEqual((await caller.ask())[0], 200)
+            self.port = free_port()
+
+    async def test_not_verified(self) -> None:
+        """One of another host, or of an authority that nobody trusts, is not."""
+        certificate = await self.start_tls("elsewhere.example")
+        self.environment = {"SSL_CERT_FILE": str(certificate)}
+        gateway = await self.start_sharing(redis=self.url("localhost"))
+        await gateway.program.said("cannot be asked")
+        self.environment = {}
+        self.port = free_port()
+        await self.start_tls("localhost")
+        other = await self.start_sharing(redis=self.url("localhost"))
+        await other.program.said("cannot be asked: .*certificate verify failed")
+        await self.pause(1.5)
+        for one in (gateway, other):
+            self.assertEqual(await self.metric(one, "mcp_guard_redis_up"), 0)
