@@ -161,6 +161,11 @@ class GuardChannel(HTTPChannel, Connection):
                 self._turn_away(Garbage(400, "malformed"))
                 return
         super().dataReceived(data)
+        if self.phase is Phase.WAITING:
+            # Behind a request without a body stands the beginning of another one's first line.
+            begun = self.clearLineBuffer()
+            if begun:
+                self.dataReceived(begun)
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take bytes of a body, or of what follows it, unless the connection is being closed."""

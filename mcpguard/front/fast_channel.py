@@ -1,4 +1,4 @@
-"""The hot path: canonical POSTs to MCP paths, served without twisted.web's machinery.
+"""The hot path: canonical requests to MCP paths, served without twisted.web's machinery.
 
 This channel decides nothing and refuses nothing. A request in the one plain form of `fast_head`
 whose body is small enough goes to the corridor as any other does. Whatever else a client does
@@ -144,7 +144,7 @@ class FastChannel(Protocol, Connection):
         return head.session_id is None or not site.is_elsewhere(head.session_id)
 
     def _is_parked_elsewhere(self, found: tuple[FastHead, str], body: bytes) -> bool:
-        return found[0].session_id is None and self._guard.is_parked_elsewhere(body)
+        return bool(body) and found[0].session_id is None and self._guard.is_parked_elsewhere(body)
 
     def _wait_for_head(self, data: bytes) -> None:
         if not self._heads.may_come(data):
@@ -189,7 +189,7 @@ class FastChannel(Protocol, Connection):
         self.persistent = head.persistent and not self._last
         incoming = Incoming(
             site.new_id(),
-            "POST",
+            head.method,
             head.path,
             "",
             head.headers,
@@ -200,6 +200,8 @@ class FastChannel(Protocol, Connection):
             head.notes,
         )
         self.outlet = outlet = FastOutlet(self, site, incoming.request_id)
+        if head.method == "GET":
+            outlet.standable = True
         try:
             if site.cors is not None:
                 outlet.cross_origin = site.cors.headers(incoming)

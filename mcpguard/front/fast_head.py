@@ -14,20 +14,21 @@ from typing import Any
 from attrs import field, frozen
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from mcpguard.front.head import valid_host
+from mcpguard.front.head import asks_for_a_page, valid_host
 
 MAX_FAST_HEAD = 8_192
 """Bytes of a head that is served here."""
 
-_START = b"POST /mcp"
+_STARTS = (b"POST /mcp", b"GET /mcp", b"DELETE /mcp")
 _PATH = rb"/mcp(?:/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*"
-_LINE = rb"POST (" + _PATH + rb") HTTP/1\.1\r\n"
+_LINE = rb"(POST|GET|DELETE) (" + _PATH + rb") HTTP/1\.1\r\n"
 _FIELD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n"
 _WHOLE = re.compile(_LINE + rb"((?:" + _FIELD + rb")+)\r\n")
 _BEGUN = re.compile(_LINE + rb"(?:" + _FIELD + rb")*")
 
 _NOT_HERE = frozenset(
     {
+        "content-length",  # that of a POST was taken out before
         "expect",
         "http2-settings",
         "proxy-connection",
@@ -47,6 +48,8 @@ _MAX_DIGITS = 9
 class FastHead:
     """What a served head says, but for the length of its body."""
 
+    method: str
+    """``POST``, which has a body, or ``GET`` or ``DELETE``, which have none."""
     path: str
     headers: Mapping[str, tuple[str, ...]]
     """As in `exchange.Incoming`, without ``content-length``."""
@@ -98,14 +101,17 @@ def split_length(head: bytes) -> tuple[bytes, str] | None:
 
 
 def read_head(head: bytes, others: bytes) -> FastHead | None:
-    """Read a head of which `split_length` gave ``others``; None when it is not for here."""
+    """Read a head; ``others`` is all of it, for a POST what `split_length` gives.
+
+    None when it is not for here.
+    """
     match = _WHOLE.fullmatch(others)
     if match is None:
         return None
-    path, lines = match.groups()
-    found = _ask_llhttp(head, path)
-    # Without the Content-Length that was cut out there is one line less.
-    if found is None or len(found) != lines.count(b"\r\n") + 1:
+    method, path, lines = match.groups()
+    found = _ask_llhttp(head, method, path)
+    # The length of a POST was cut out, so there is one line less.
+    if found is None or len(found) != lines.count(b"\r\n") + (method == b"POST"):
         return None
     headers: dict[str, tuple[str, ...]] = {}
     for name, value in found:
@@ -113,7 +119,10 @@ def read_head(head: bytes, others: bytes) -> FastHead | None:
         if key in headers:
             return None
         headers[key] = (value.strip(b" \t").decode("ascii"),)
-    del headers["content-length"]
+    if method == b"POST":
+        del headers["content-length"]
+    elif asks_for_a_page(method.decode("ascii"), headers):
+        return None
     if not _NOT_HERE.isdisjoint(headers) or not valid_host(headers.get("host", ())):
         return None
     connection = headers.get("connection", ("keep-alive",))[0].lower()
@@ -121,6 +130,7 @@ def read_head(head: bytes, others: bytes) -> FastHead | None:
         return None
     session = headers.get("mcp-session-id")
     return FastHead(
+        method=method.decode("ascii"),
         path=path.decode("ascii"),
         # One mapping serves all requests with this head: nobody may change it.
         headers=MappingProxyType(headers),
@@ -129,7 +139,7 @@ def read_head(head: bytes, others: bytes) -> FastHead | None:
     )
 
 
-def _ask_llhttp(head: bytes, path: bytes) -> list[tuple[bytes, bytes]] | None:
+def _ask_llhttp(head: bytes, method: bytes, path: bytes) -> list[tuple[bytes, bytes]] | None:
     """The fields as llhttp reads them; None when it objects or reads another request line."""
     fields = _Fields()
     parser = HttpRequestParser(fields)
@@ -140,7 +150,7 @@ def _ask_llhttp(head: bytes, path: bytes) -> list[tuple[bytes, bytes]] | None:
     agreed = (
         fields.complete
         and fields.url == path
-        and parser.get_method() == b"POST"
+        and parser.get_method() == method
         and parser.get_http_version() == "1.1"
     )
     return fields.pairs if agreed else None
@@ -179,9 +189,9 @@ class FastHeads:
         As soon as it cannot, the general channel has to see it: it answers some faults before
         the head ends.
         """
-        if len(data) < len(_START):
-            return _START.startswith(data)
-        if not data.startswith(_START) or len(data) > self._max_head:
+        if not data.startswith(_STARTS):
+            return any(start.startswith(data) for start in _STARTS)
+        if len(data) > self._max_head:
             return False
         lines = data[: data.rfind(b"\r\n") + 2] if b"\r\n" in data else b""
         if not lines:
@@ -189,14 +199,17 @@ class FastHeads:
         return _BEGUN.fullmatch(lines) is not None and lines.count(b"\r\n") <= self._max_fields
 
     def read(self, head: bytes) -> tuple[FastHead, str] | None:
-        """The head and the digits of its length; None when the head is not for here.
+        """The head and the digits of its body's length; None when the head is not for here.
 
         ``head`` ends in the empty line.
         """
-        split = split_length(head)
-        if split is None:
-            return None
-        others, digits = split
+        if head.startswith(b"POST "):
+            split = split_length(head)
+            if split is None:
+                return None
+            others, digits = split
+        else:
+            others, digits = head, "0"
         found = self._young.get(others)
         if found is None:
             found = self._old.pop(others, None)

@@ -70,6 +70,15 @@ def plain_path(path: str) -> bool:
     return not {".", ".."}.intersection(path.split("/"))
 
 
+def asks_for_a_page(method: str, headers: Mapping[str, tuple[str, ...]]) -> bool:
+    """Tell a person's GET from an MCP client's: HTML accepted, no event stream, no session."""
+    if method != "GET" or "mcp-session-id" in headers:
+        return False
+    accepted = ",".join(headers.get("accept", ())).lower()
+    kinds = {kind.partition(";")[0].strip() for kind in accepted.split(",")}
+    return "text/html" in kinds and "text/event-stream" not in kinds
+
+
 @define
 class HeadReader:
     """Lines in, one request head out; holds at most ``max_bytes`` in ``max_fields`` fields."""

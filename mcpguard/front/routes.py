@@ -10,7 +10,8 @@ from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 
 from mcpguard.errors import Reason, Refusal, Refused
-from mcpguard.front.exchange import Corridor, Incoming
+from mcpguard.front.exchange import Corridor
+from mcpguard.front.head import asks_for_a_page
 from mcpguard.front.operator import (
     GUARDED_PAGES,
     PROBES,
@@ -64,7 +65,7 @@ class ClientRoutes:
     def mcp(self, request: GuardRequest, rest: str = "") -> Deferred[None]:
         """Give every method on an MCP path to the corridor, except a person's look at it."""
         done = answered(request)
-        if is_a_browser(request.incoming):
+        if asks_for_a_page(request.incoming.method, request.incoming.headers):
             kind = ("Content-Type", "text/html; charset=utf-8")
             request.outlet.answer(200, (kind,), HUMAN_PAGE)
         else:
@@ -99,12 +100,3 @@ class ClientRoutes:
     def unrouted(self, request: Any, failure: Failure) -> Deferred[None]:
         """Refuse everything else."""
         return refuse_unrouted(request, failure)
-
-
-def is_a_browser(incoming: Incoming) -> bool:
-    """Tell a person's GET from an MCP client's: HTML accepted, no event stream, no session."""
-    if incoming.method != "GET" or "mcp-session-id" in incoming.headers:
-        return False
-    accepted = ",".join(incoming.headers.get("accept", ())).lower()
-    kinds = {kind.partition(";")[0].strip() for kind in accepted.split(",")}
-    return "text/html" in kinds and "text/event-stream" not in kinds

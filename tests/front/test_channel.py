@@ -64,6 +64,16 @@ class SoundRequests(SynchronousTestCase):
         answers = client.answers("POST POST POST")
         self.assertEqual([answer.body for answer in answers], [b"to 0", b"to 1", b"to 2"])
 
+    def test_half_a_line_behind_a_request_without_a_body(self) -> None:
+        """Wherever the bytes are cut, the rest of a line is not taken for the start of one."""
+        data = request("DELETE /mcp") + SOUND
+        for cut in range(1, len(data)):
+            client = self.listener.connect()
+            client.send(data[:cut])
+            client.send(data[cut:])
+            self.assertEqual([one.status for one in client.answers("DELETE POST")], [200, 200])
+            client.leave()
+
     def test_pipelined_beyond_the_buffer(self) -> None:
         """Who pipelines more than a little is not read until the answer is out."""
         self.listener.corridor.hold = True

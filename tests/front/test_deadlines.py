@@ -93,6 +93,15 @@ class Deadlines(SynchronousTestCase):
         self.listener.pass_time(11)
         self.assertEqual([one.status for one in client.answers("POST GET")], [200, 408])
 
+    def test_part_of_a_pipelined_line(self) -> None:
+        """So has half a line of one, behind a request with a body and behind one without."""
+        for first in (SOUND, request("DELETE /mcp")):
+            client = self.listener.ask(first + b"POST /m")
+            self.listener.pass_time(11)
+            self.assertEqual([one.status for one in client.answers("POST GET")], [200, 408])
+        client = self.listener.ask(request("DELETE /mcp") + b"\x16\x03")
+        self.assertEqual([one.status for one in client.answers("POST GET")], [200, 400])
+
     def test_never_reads(self) -> None:
         """Who takes nothing of a large answer is dropped after stall_secs."""
         self.listener.corridor.hold = True

@@ -12,7 +12,7 @@ from mcpguard.front.fast_outlet import FastOutlet
 from tests.front.wire import FULL, Client, Listener, limited, request
 
 SOUND = request("POST /mcp", body=b"{}")
-GET = request("GET /mcp")
+PUT = request("PUT /mcp")
 EVENTS = (("Content-Type", "text/event-stream"),)
 
 
@@ -39,10 +39,33 @@ class Serving(SynchronousTestCase):
             self.assertIsInstance(outlet, FastOutlet)
         self.assertEqual(len(client.answers("POST " * 5)), 5)
 
+    def test_canonical_gets_and_deletes(self) -> None:
+        """So are GET and DELETE without a body."""
+        listener = Listener(fast=True)
+        client = listener.ask(request("GET /mcp/fs", "Accept: text/event-stream") + SOUND)
+        client.send(request("DELETE /mcp", "Mcp-Session-Id: x"))
+        self.assertIsInstance(client.channel, FastChannel)
+        found = [incoming.method for incoming, _ in listener.corridor.handled]
+        self.assertEqual(found, ["GET", "POST", "DELETE"])
+        self.assertEqual(len(client.answers("GET POST DELETE")), 3)
+
+    def test_not_those_with_a_body_or_of_a_person(self) -> None:
+        """A GET with a body, or by someone who wants to see a page, is not for here."""
+        for data in (
+            request("GET /mcp", body=b"{}"),
+            request("GET /mcp", "Content-Length: 0"),
+            request("DELETE /mcp", "Content-Length: 2", body=b"") + b"{}",
+            request("GET /mcp", "Accept: text/html"),
+        ):
+            # Even when a head that differs by the length only is remembered.
+            for before in (b"", request("GET /mcp") * 3, request("DELETE /mcp") * 3):
+                client = Listener(fast=True).ask(before + data)
+                self.assertIsInstance(client.channel, GuardChannel)
+
     def test_everything_else_leaves_for_good(self) -> None:
         """After another request the connection stays with the general channel."""
         listener = Listener(fast=True)
-        client = listener.ask(SOUND + GET + SOUND)
+        client = listener.ask(SOUND + PUT + SOUND)
         client.send(SOUND)
         self.assertIsInstance(client.channel, GuardChannel)
         kinds = [type(outlet).__name__ for _, outlet in listener.corridor.handled]
@@ -159,7 +182,7 @@ class Leaving(SynchronousTestCase):
         listener = Listener(fast=True)
         client = listener.ask(SOUND)
         listener.pass_time(59)
-        client.send(GET)
+        client.send(PUT)
         listener.pass_time(59)
         self.assertFalse(client.closed)
         listener.pass_time(2)
@@ -167,11 +190,11 @@ class Leaving(SynchronousTestCase):
 
     def test_in_a_drain(self) -> None:
         """A draining connection stays one: its last answer says so."""
-        for half in (20, len(GET) - 2):
+        for half in (20, len(PUT) - 2):
             listener = Listener(fast=True)
             client = listener.ask(b"POST /mcp HTTP/1.1\r\n")
             listener.site.drain(30)
-            client.send(b"X: \xe4\r\n" + SOUND[SOUND.find(b"\r\n") + 2 :] + GET[:half])
+            client.send(b"X: \xe4\r\n" + SOUND[SOUND.find(b"\r\n") + 2 :] + PUT[:half])
             self.assertIsInstance(client.channel, GuardChannel)
             self.assertEqual(client.answer().headers["Connection"], "close")
             self.assertTrue(client.closed)
@@ -182,7 +205,7 @@ class Leaving(SynchronousTestCase):
         client = listener.connect()
         client.transport.stuck = True
         client.send(SOUND)
-        client.send(SOUND + GET)
+        client.send(SOUND + PUT)
         for number in range(2):
             listener.corridor.handled[number][1].answer(200, (), b"x" * (FULL - 500))
         self.assertTrue(client.channel.congested)
@@ -197,7 +220,7 @@ class Leaving(SynchronousTestCase):
         client = listener.connect()
         client.transport.stuck = True
         client.send(SOUND)
-        client.send(SOUND + GET)
+        client.send(SOUND + PUT)
         for number in range(2):
             listener.corridor.handled[number][1].answer(200, (), b"x" * (FULL - 500))
         self.assertIsInstance(client.channel, GuardChannel)
@@ -206,14 +229,14 @@ class Leaving(SynchronousTestCase):
         listener.corridor.handled[2][1].answer(200, (), b"")
         client.transport.read_on()
         client.send(SOUND)
-        self.assertEqual(len(client.answers("POST POST GET POST")), 4)
+        self.assertEqual(len(client.answers("POST POST PUT POST")), 4)
 
     def test_the_producer(self) -> None:
         """The transport's producer is the channel that serves, and none once it is to close."""
         listener = Listener(fast=True)
         client = listener.connect()
         self.assertIs(client.transport.producer, client.channel)
-        client.send(GET)
+        client.send(PUT)
         self.assertIsInstance(client.channel, GuardChannel)
         self.assertIs(client.transport.producer, client.channel)
         closing = listener.connect()
@@ -306,6 +329,17 @@ class Streaming(SynchronousTestCase):
         outlet.finish()
         self.assertEqual(client.answer().status, 204)
         self.assertTrue(client.received().endswith(b"\r\n\r\n"))
+
+    def test_a_drain_ends_that_of_a_get(self) -> None:
+        """The stream of a GET waits for nothing in particular, and ends at once."""
+        listener = held()
+        client = listener.ask(request("GET /mcp", "Accept: text/event-stream"))
+        _, outlet = listener.corridor.handled[0]
+        self.assertIsInstance(outlet, FastOutlet)
+        outlet.open(200, EVENTS)
+        drained = listener.site.drain(30)
+        self.assertEqual((self.successResultOf(drained), outlet.gone), (0, True))
+        self.assertEqual(client.answer("GET").body, b"")
 
     def test_a_drain_lets_it_end(self) -> None:
         """The stream that answers a POST ends by itself; then the connection does."""

@@ -329,10 +329,10 @@ class OverTls(SynchronousTestCase):
     def test_everything_else_leaves(self) -> None:
         """Other requests go over to the general channel, and the connection goes on."""
         self.connect()
-        self.send(SOUND + request("GET /mcp") + SOUND)
+        self.send(SOUND + request("PUT /mcp") + SOUND)
         self.send(SOUND)
         self.assertNotIsInstance(self.channel, FastChannel)
-        self.assertEqual(len(read_answers(self.reader.received, "POST GET POST POST")), 4)
+        self.assertEqual(len(read_answers(self.reader.received, "POST PUT POST POST")), 4)
 
     def test_closing(self) -> None:
         """``Connection: close``: answered, closed, nothing that still comes is served."""
