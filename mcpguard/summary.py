@@ -62,7 +62,8 @@ def _authentication(settings: Settings) -> tuple[str, bool]:
 def _rate_limit(limits: RateLimitSettings) -> tuple[str, bool]:
     if not limits.enabled:
         return "Disabled", False
-    return f"{limits.requests_per_second:.15g} req/s, burst {limits.burst_size}", True
+    shared = "" if limits.redis is None else ", shared through Redis"
+    return f"{limits.requests_per_second:.15g} req/s, burst {limits.burst_size}{shared}", True
 
 
 def _on_or_off(enabled: bool) -> tuple[str, bool]:

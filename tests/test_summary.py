@@ -10,6 +10,8 @@ from mcpguard.config.settings import (
     AuditSettings,
     AuthSettings,
     RateLimitSettings,
+    RedisSettings,
+    Secret,
     SecretText,
     Settings,
     UpstreamSettings,
@@ -100,6 +102,14 @@ class StartupTests(SynchronousTestCase):
             "! Audit:      Disabled",
         ):
             self.assertIn(line + "\n", text)
+
+    def test_shared_limits(self) -> None:
+        """That limits are shared is said, and not with whom: the URL may hold a password."""
+        redis = RedisSettings(Secret("redis://:hush@cache"))
+        settings = evolve(SETTINGS, rate_limit=RateLimitSettings(redis=redis))
+        text = startup_summary(settings, (), plain=True)
+        self.assertIn("ok Rate Limit: 100 req/s, burst 50, shared through Redis\n", text)
+        self.assertNotIn("hush", text)
 
     def test_secrets(self) -> None:
         """A command or URL given by reference is shown as its source."""
