@@ -18,6 +18,37 @@ from mcpguard.policy.rules import glob_matches
 from mcpguard.protocol.jsonrpc import Request
 from mcpguard.protocol.mcp import METHODS
 
+_NOTE = "allowed tools"
+_MAX_NOTED = 64
+
+
+def _was_allowed(trip: Trip, principal: Principal, request: Request) -> bool:
+    """Whether the rules have allowed this principal this tool, asked for with the same head.
+
+    They say the same then: the path names the server, and rights never change, they are replaced.
+    """
+    notes = trip.incoming.notes
+    if notes is None or request.method != "tools/call" or request.params is None:
+        return False
+    noted = notes.get(_NOTE)
+    if noted is None or noted[0] is not principal.rights:
+        return False
+    name = request.params.get("name")
+    return type(name) is str and name in noted[1]
+
+
+def _note_allowed(trip: Trip, principal: Principal, request: Request) -> None:
+    notes = trip.incoming.notes
+    if notes is None or request.method != "tools/call":
+        return
+    name = str((request.params or {})["name"])
+    noted = notes.get(_NOTE)
+    if noted is None or noted[0] is not principal.rights or len(noted[1]) >= _MAX_NOTED:
+        tools: set[str] = set()
+        noted = notes[_NOTE] = (principal.rights, tools)
+    if len(name) <= _MAX_NOTED:
+        noted[1].add(name)
+
 
 @define(eq=False)
 class Admission:
@@ -52,9 +83,11 @@ class Admission:
             # Handshake eras answer an unknown method as JSON-RPC does, with 200 (both reference
             # servers); the stateless wire has 404 for it.
             raise Refused(Refusal(Reason.UNKNOWN_METHOD))
-        refusal = authorize(principal, server, request)
-        if refusal is not None:
-            raise Refused(refusal)
+        if not _was_allowed(trip, principal, request):
+            refusal = authorize(principal, server, request)
+            if refusal is not None:
+                raise Refused(refusal)
+            _note_allowed(trip, principal, request)
         trip.step("Authorized")
         trip.custody = self.opaque.custody(
             principal.key, server, route.path, request.method, modern=modern

@@ -96,14 +96,12 @@ class Session:
     link: Link | None = None
     ended: bool = False
     last_used: float = 0.0
-    running: dict[RunningCall, None] = field(factory=dict)
-    """In order of start."""
+    running: dict[RunningCall, None] = field(factory=dict)  # in order of start
     log: ReplayLog = Factory(
         lambda self: ReplayLog(self.bounds.replay_events, self.bounds.replay_bytes),
         takes_self=True,
     )
-    _digest: tuple[str, str] = field(init=False, default=("", ""))
-    """The id it was last asked for, and that one's digest."""
+    _digest: tuple[str, str] = field(init=False, default=("", ""))  # of which id, and what
     _streams: dict[int, EventStream] = field(init=False, factory=dict)
     _next_stream: int = field(init=False, default=GET_STREAM + 1)
     _asked: dict[str, Asked] = field(init=False, factory=dict)

@@ -377,6 +377,7 @@ class Rig:
     pipeline: Pipeline = field(init=False)
     served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
+    _notes: dict[Any, dict[str, Any]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         schemas = tool_schemas(self.clock.seconds)
@@ -435,6 +436,9 @@ class Rig:
         for name, value in (headers or {}).items():
             all_headers[name.lower()] = (value,)
         outlet = MemoryOutlet()
+        # As the fast channel keeps heads: whatever comes with the same one finds its notes.
+        noted = method == "POST" and not query
+        head = path, tuple(all_headers.items())
         self.pipeline.handle(
             Incoming(
                 request_id=self._new_id(),
@@ -445,6 +449,7 @@ class Rig:
                 body=body if isinstance(body, bytes) else json.dumps(body).encode(),
                 peer=peer,
                 received_at=self.clock.seconds(),
+                notes=self._notes.setdefault(head, {}) if noted else None,
             ),
             outlet,
         )
