@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import RedisError, RedisProtocol, ResponseError
+from txredisapi import InvalidResponse, RedisError, RedisProtocol, ResponseError
 
 from mcpguard.limits.authority import Returned, Unreachable
 from mcpguard.limits.redis_script import SCRIPT, SHA
@@ -83,23 +83,37 @@ def endpoint_for(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
 class _Connection(RedisProtocol):
     """txredisapi's protocol with a bound on what it takes, and word of its end."""
 
-    def __init__(self, reply_bytes: int, on_lost: Callable[["_Connection", str], None]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        reply_bytes: int,
+        on_lost: Callable[["_Connection", str], None],
+    ) -> None:
         # Numbers stay as they are written; deadlines are kept by who asks.
         super().__init__(charset="utf-8", convertNumbers=False)
+        # Without hiredis it goes on parsing in a later turn, by default of the global reactor.
+        self.callLater = clock.callLater
         self._reply_bytes = reply_bytes
         self._unread = 0
         self._on_lost = on_lost
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         """Parse replies; whatever is no reply to a command ends the connection."""
-        self._unread += len(data)
+        if not unpause:  # else it is the rest of what came before
+            self._unread += len(data)
         try:
-            super().dataReceived(data)
-        except RedisError:
+            super().dataReceived(data, unpause)
+        except (RedisError, ValueError):
             self._unread = self._reply_bytes + 1
         if self._unread > self._reply_bytes:
             log.warn("Redis sent what is no answer: is this a Redis?")
             self.transport.abortConnection()
+
+    def lineReceived(self, line: str) -> None:
+        """Without hiredis: refuse what it would refuse."""
+        if line[:1] not in ("", "+", "-", ":", "$", "*"):
+            raise InvalidResponse("not RESP")
+        super().lineReceived(line)
 
     def replyReceived(self, reply: Any) -> None:
         """One reply is complete."""
@@ -268,7 +282,9 @@ class RedisAuthority:
 
     async def _open(self) -> _Connection:
         seconds = self.bounds.connect_secs
-        factory = Factory.forProtocol(lambda: _Connection(self.bounds.reply_bytes, self._lost))
+        factory = Factory.forProtocol(
+            lambda: _Connection(self._clock, self.bounds.reply_bytes, self._lost)
+        )
         factory.noisy = False
         connection = cast(
             "_Connection", await self._within(seconds, self._endpoint.connect(factory))
@@ -334,8 +350,8 @@ class RedisAuthority:
 
 def _lease_from(reply: Any, rate: Rate) -> Lease:
     try:
-        granted, kept, elsewhere, tokens, _ = reply
-        remaining = float(tokens)
+        granted, kept, elsewhere, text = reply
+        remaining = float(text.split(" ")[0])
         return Lease(int(granted), int(kept), remaining, int(elsewhere), wait(remaining, rate))
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise Unreachable("Redis answered something else") from error

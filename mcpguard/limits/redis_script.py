@@ -97,11 +97,12 @@ else
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f',
     math.min(math.ceil(ttl * 1000) + 1000, {MAX_TTL_MS})))
 end
-return {{granted + more, kept, elsewhere, text(tokens), text(now)}}
+return {{granted + more, kept, elsewhere, text(tokens) .. ' ' .. text(now)}}
 """
 """KEYS: the bucket. ARGV: refill per second, burst, holder, least, extra, held, lasts, and the
-tokens given back. Returns new tokens, kept ones, those of other holders, what is left in the
-bucket and the server's time, the last two as text (Lua's numbers lose their fractions)."""
+tokens given back. Returns new tokens, kept ones, those of other holders, and what is left in the
+bucket with the server's time: as text, since Lua's numbers lose their fractions, and as one, since
+txredisapi's own parser needs a turn of the reactor after each text that is not the last."""
 
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What ``EVALSHA`` calls it."""

@@ -161,14 +161,10 @@ class FakeRedis:
             take_back(bucket, rate, now, holder, int(back))
         ask = Ask(holder, int(least), int(extra), int(held), float(lasts))
         lease = lend(bucket, rate, now, ask)
-        texts = [repr(bucket.tokens).encode(), repr(now).encode()]
+        text = f"{bucket.tokens!r} {now!r}".encode()
         numbers = (lease.granted, lease.kept, int(lease.elsewhere))
-        return b"*5\r\n" + b"".join(
-            [
-                *(b":%d\r\n" % one for one in numbers),
-                *(b"$%d\r\n%s\r\n" % (len(t), t) for t in texts),
-            ]
-        )
+        counts = b"".join(b":%d\r\n" % one for one in numbers)
+        return b"*4\r\n%s$%d\r\n%s\r\n" % (counts, len(text), text)
 
 
 def _command(data: bytes) -> tuple[list[str], bytes]:

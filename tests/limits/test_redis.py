@@ -146,14 +146,20 @@ class CallTests(RedisCase):
     def test_nonsense(self) -> None:
         """What is no answer of the script grants nothing."""
         authority = self.started()
-        for reply in (b"+OK\r\n", b"*0\r\n", b"$-1\r\n", b"*5\r\n:1\r\n:0\r\n:0\r\n+x\r\n+y\r\n"):
+        for reply in (
+            b"+OK\r\n",
+            b"*0\r\n",
+            b"$-1\r\n",
+            b"*4\r\n:1\r\n:0\r\n:0\r\n+x\r\n",
+            b"*4\r\n:1\r\n:0\r\n:0\r\n:5\r\n",
+        ):
             self.server.garbage = reply
             asked = authority.lease("a", RATE, one())
             self.turn()
             self.unreachable(asked)
             self.server.garbage = None
             self.answer(authority.lease("b", RATE, one()))
-        self.assertEqual(self.counted["error"], 4)
+        self.assertEqual(self.counted["error"], 5)
 
     def test_pending_bounded(self) -> None:
         """No more questions are under way than the bound says."""

@@ -1,6 +1,8 @@
 """The script in a real Redis beside the arithmetic that it repeats."""
 
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -11,6 +13,7 @@ from mcpguard.policy.buckets import Rate
 from mcpguard.policy.leases import MAX_HOLDERS, Ask, Bucket, Lease, lend, take_back, wait
 from mcpguard.policy.redis_url import parse_redis_url
 from tests.live.redis_case import URL_PASSWORD, RedisCase
+from tests.live.software import REPOSITORY
 
 STEPS = 1_500
 
@@ -47,10 +50,11 @@ class ScriptTests(RedisCase):
         self, connection: Any, key: str, rate: Rate, ask: Ask, back: int = 0
     ) -> tuple[Lease, float]:
         """What Redis says, and its time."""
-        granted, kept, elsewhere, tokens, now = await connection.execute_command(
+        granted, kept, elsewhere, text = await connection.execute_command(
             *("EVAL", SCRIPT, "1", key, repr(rate.per_second), rate.burst, ask.holder),
             *(ask.least, ask.extra, ask.held, repr(ask.lasts), back),
         )
+        tokens, now = text.split()
         left = float(tokens)
         lease = Lease(int(granted), int(kept), left, int(elsewhere), wait(left, rate))
         return lease, float(now)
@@ -88,6 +92,24 @@ class ScriptTests(RedisCase):
             if draw.random() < 0.02:
                 await self.pause(draw.choice((0.002, 0.03)))
         self.assertGreater(ended, 20)
+
+    async def test_without_hiredis(self) -> None:
+        """The protocol works with txredisapi's own parser too."""
+        code = (
+            "import sys; sys.modules['hiredis'] = None; sys.argv = ['trial', *sys.argv[1:]];"
+            "from twisted.scripts.trial import run; run()"
+        )
+        directory = Path(self.mktemp()).absolute()
+        status, out, err = await self.run_program(
+            [
+                *(sys.executable, "-c", code, f"--temp-directory={directory}"),
+                *("tests.limits.test_redis", f"{__name__}.ScriptTests.test_expiry"),
+            ],
+            seconds=20,
+            env={"PYTHONPATH": str(REPOSITORY)},
+        )
+        self.assertEqual(status, 0, out + err)
+        self.assertIn("PASSED", out)
 
     async def test_expiry(self) -> None:
         """A bucket is in Redis for as long as it is not full, and not much longer; what is looked
