@@ -40,18 +40,24 @@ class Target:
     certificate: Path | None = None
     further: list[Program] = field(default_factory=list)
     """What else was started for it."""
+    sessions: int = 1
     headers: str = ""
-    """Of the session that was opened, one a line."""
+    """Of the sessions that were opened, one a line, an empty line between two sessions."""
 
     def open(self) -> None:
-        """Open the session of the load; raises `Unavailable`."""
+        """Open the sessions of the load; raises `Unavailable`."""
         if self.expect != "echo":
             self.headers = "Content-Type: application/json"
             return
-        client = Client(self.url, token=self.token, certificate=self.certificate)
-        client.open()
-        client.close()
-        self.headers = client.lines()
+        clients = []
+        for _ in range(self.sessions):
+            # Each while the others are connected, so that they are shared out over the workers.
+            client = Client(self.url, token=self.token, certificate=self.certificate)
+            client.open()
+            clients.append(client)
+        for client in clients:
+            client.close()
+        self.headers = "\n\n".join(client.lines() for client in clients)
 
     def load(self, connections: int, seconds: float) -> Measurement:
         """Measure once; what it has still to do after an earlier run is waited for."""

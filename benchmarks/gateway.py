@@ -76,6 +76,10 @@ def settings(
     return sections
 
 
+SESSIONS_EACH = 2
+"""Sessions for each worker, where there are several."""
+
+
 def start_gateway(
     bench: Bench,
     name: str,
@@ -111,6 +115,8 @@ def start_gateway(
         layout,
         token=bench.token,
         certificate=bench.certificate[0] if tls else None,
+        # A session is served by one worker: with a single one the others would have nothing to do.
+        sessions=1 if workers == 1 else SESSIONS_EACH * workers,
     )
 
 

@@ -1,7 +1,8 @@
 -- The load of every measurement, for wrk: `tools/call echo`, each request with an id and a text of
 -- its own. Every answer's status is checked, and of every CHECK_EACH-th whether its id and its text
 -- belong together. `done` prints one line of JSON.
---   BENCH_HEADERS  header lines, one a line
+--   BENCH_HEADERS  header lines, one a line; sets of them, with an empty line between, are for
+--                  one thread after the other
 --   BENCH_EXPECT   "echo", or the text that a constant answer contains
 local CHECK_EACH = 8
 local FIRST = 100000000
@@ -22,7 +23,11 @@ function init(args)
    -- Ids have nine digits, so that the length is always the same.
    local length = #body[1] + 9 + #body[2] + 9 + 50 + #body[3]
    local lines = { "POST " .. wrk.path .. " HTTP/1.1", "Host: " .. wrk.headers["Host"] }
-   for line in (os.getenv("BENCH_HEADERS") or ""):gmatch("[^\n]+") do
+   local sets = {}
+   for set in ((os.getenv("BENCH_HEADERS") or "") .. "\n\n"):gmatch("(.-)\n\n") do
+      table.insert(sets, set)
+   end
+   for line in sets[number % #sets + 1]:gmatch("[^\n]+") do
       table.insert(lines, line)
    end
    table.insert(lines, "Content-Length: " .. length)

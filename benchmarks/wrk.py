@@ -51,8 +51,11 @@ def measure(
     connections: int,
     seconds: float,
 ) -> Measurement:
-    """Put load on ``url`` and watch the process tree of ``pid``."""
-    threads = min(connections, len(cpus), 8)
+    """Put load on ``url`` and watch the process tree of ``pid``.
+
+    ``headers`` are lines; of several sets, with an empty line between, each has a thread.
+    """
+    threads = min(connections, max(len(cpus), headers.count("\n\n") + 1), 8)
     command = [
         *("taskset", "-c", machine.spelled(cpus), "wrk"),
         *(f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"),
