@@ -35,8 +35,12 @@ MAY_IMPORT = {
     "upstream": PURE | INTERFACES,
     "observe": PURE | INTERFACES,
     "pipeline": PURE | INTERFACES,
-    # The crash arithmetic and the cleaning of output serve workers as they serve stdio servers.
-    "ops": PURE | INTERFACES | {"front.handover", "upstream.crashes", "upstream.chatter"},
+    # The crash arithmetic serves workers as it serves stdio servers; what several processes
+    # observe is put together by what one process observes with.
+    "ops": PURE
+    | INTERFACES
+    | {"front.handover", "upstream.crashes"}
+    | {"observe.audit.outputs", "observe.audit.trail", "observe.metrics", "observe.numbers"},
     "demo": frozenset[str](),
 }
 """Room -> what of the other rooms it may import, by its name or that of a room's module."""

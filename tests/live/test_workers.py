@@ -73,6 +73,8 @@ class ServingTests(WorkersCase):
 class DeathTests(WorkersCase):
     """Workers, and their parent, killed."""
 
+    timeout = 360
+
     async def test_worker_killed_under_load(self) -> None:
         """Only what was in progress there is lost, and another takes the place."""
         self.lossy = True
@@ -103,6 +105,17 @@ class DeathTests(WorkersCase):
             os.kill(pid, signal.SIGKILL)
         await held.over
         await self.said(gateway, r"worker \d is ready", 2 * WORKERS)
+        await self.assert_serves(gateway)
+
+    async def test_worker_hangs(self) -> None:
+        """One that does not answer says where it hangs, if it can, and is replaced."""
+        self.lossy = True
+        gateway = await self.start_workers()
+        hanging = self.workers(gateway)[0]
+        os.kill(hanging, signal.SIGSTOP)
+        await self.until(lambda: hanging not in self.workers(gateway), 80.0, "its end")
+        await self.said(gateway, "does not answer, and is killed")
+        await self.said(gateway, r"worker \d is ready", WORKERS + 1)
         await self.assert_serves(gateway)
 
     async def test_parent_killed(self) -> None:

@@ -1,6 +1,7 @@
 """One worker process as the parent holds it: channel, output, health, end."""
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -196,7 +197,7 @@ class WorkerProcess(ProcessProtocol):
         self._cancel()
         how = {"keep": keep, "replaced": replaced}
         if not self._ready or not self._channel.tell("stop", how):
-            self._signal("TERM")
+            self._signal(signal.SIGTERM)
         drain = self.generation.settings.server.drain_timeout_secs
         self._later(drain + self.bounds.grace_secs, self._overstayed)
 
@@ -206,14 +207,15 @@ class WorkerProcess(ProcessProtocol):
 
     def _abort(self) -> None:
         self._cancel()
-        self._signal("ABRT")
-        self._later(self.bounds.abort_secs, self._signal, "KILL")
+        self._signal(signal.SIGABRT)
+        self._later(self.bounds.abort_secs, self._signal, signal.SIGKILL)
 
-    def _signal(self, name: str) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         if self.transport is None:
             return
         try:
-            self.transport.signalProcess(name)
+            # By number: Twisted knows few names.
+            self.transport.signalProcess(number)
         except ProcessExitedAlready:
             pass
 

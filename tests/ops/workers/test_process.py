@@ -5,6 +5,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from attrs import evolve
@@ -47,11 +48,11 @@ class Pipes:
     def __init__(self, reactor: "Processes") -> None:
         self._reactor = reactor
 
-    def signalProcess(self, name: str) -> None:
+    def signalProcess(self, number: int) -> None:
         """Note a signal, or say that there is nobody to have it."""
         if self._reactor.exited:
             raise ProcessExitedAlready
-        self._reactor.signals.append(name)
+        self._reactor.signals.append(Signals(number).name.removeprefix("SIG"))
 
     def loseConnection(self) -> None:
         """The pipes are closed: nothing more is read."""
