@@ -317,6 +317,14 @@ class Remembering(SynchronousTestCase):
         known.age()
         self.assertEqual(len(known), 0)
 
+    def test_first_times_are_forgotten_too(self) -> None:
+        """That a head came once counts until the next ageing."""
+        known = heads()
+        for _ in range(4):
+            known.read(head(LINE, HOST, LENGTH))
+            known.age()
+        self.assertEqual(len(known), 0)
+
     def test_refused_ones_are_not_kept(self) -> None:
         """Only heads that are served."""
         known = heads()
