@@ -23,6 +23,7 @@ from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.limits import serve_limits
 from mcpguard.gateway.listeners import open_socket
 from mcpguard.gateway.observers import ParentObservers
+from mcpguard.gateway.processes import worker_count
 from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import CHANNEL_BOUNDS
 from mcpguard.ops.workers.output import OUTPUT_BOUNDS
@@ -46,12 +47,6 @@ PROCESS_BOUNDS = ProcessBounds(
     channel=CHANNEL_BOUNDS,
     output=OUTPUT_BOUNDS,
 )
-
-
-def worker_count(settings: Settings) -> int:
-    """How many processes serve; 1 is the gateway itself, without a parent."""
-    workers = settings.server.workers
-    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
 class StartError(Exception):
@@ -291,6 +286,9 @@ class WorkerParent(Service):
         self._close_sockets()
         await self.pool.stop(keep=self.settings.server.session_key is not None)
         await self.observers.stop()
+        if self._tally is not None:
+            self._tally.close()
+            self._tally = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

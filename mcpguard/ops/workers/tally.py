@@ -26,21 +26,25 @@ class Tally:
     A worker that does not say anything, because it has ended or does not accept, has none.
     """
 
-    _numbers: Any
+    _memory: mmap.mmap
+    _numbers: memoryview = field(init=False)
     """By place, from 0: connections and 1, or 0."""
+
+    def __attrs_post_init__(self) -> None:
+        self._numbers = memoryview(self._memory).cast("I")
 
     @classmethod
     def create(cls, path: Path, places: int) -> "Tally":
         """Make the file that the memory is known by; raises OSError."""
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
             file.truncate(places * _WIDTH)
-            return cls(_shared(file.fileno(), places))
+            return cls(mmap.mmap(file.fileno(), places * _WIDTH))
 
     @classmethod
     def open(cls, path: Path, places: int) -> "Tally":
         """Share what another process has made; raises OSError or ValueError."""
         with open(path, "r+b") as file:
-            return cls(_shared(file.fileno(), places))
+            return cls(mmap.mmap(file.fileno(), places * _WIDTH))
 
     def note(self, number: int, connections: int) -> None:
         """Say how many a worker has."""
@@ -55,9 +59,10 @@ class Tally:
         others = [n for place, n in enumerate(self._numbers, 1) if n and place != number]
         return min(others) - 1 if others else None
 
-
-def _shared(descriptor: int, places: int) -> memoryview:
-    return memoryview(mmap.mmap(descriptor, places * _WIDTH)).cast("I")
+    def close(self) -> None:
+        """Let go of the memory; nothing can be noted any more."""
+        self._numbers.release()
+        self._memory.close()
 
 
 @define(eq=False)

@@ -92,7 +92,9 @@ class TallyTestCase(SynchronousTestCase):
 
     def company(self, count: int) -> Company:
         """Workers that share a socket."""
-        return Company(Tally.create(Path(self.mktemp()), count), count)
+        tally = Tally.create(Path(self.mktemp()), count)
+        self.addCleanup(tally.close)
+        return Company(tally, count)
 
 
 class TallyTests(TallyTestCase):
@@ -102,6 +104,8 @@ class TallyTests(TallyTestCase):
         """What one process notes, another reads."""
         path = Path(self.mktemp())
         parent, worker = Tally.create(path, 3), Tally.open(path, 3)
+        self.addCleanup(parent.close)
+        self.addCleanup(worker.close)
         self.assertIsNone(worker.lowest_but(1))
         worker.note(1, 7)
         self.assertEqual(parent.lowest_but(2), 7)
@@ -116,7 +120,7 @@ class TallyTests(TallyTestCase):
     def test_too_small(self) -> None:
         """A file that has no room for all places is refused."""
         path = Path(self.mktemp())
-        Tally.create(path, 1)
+        Tally.create(path, 1).close()
         self.assertRaises(ValueError, Tally.open, path, 2)
 
 
