@@ -46,7 +46,8 @@ class FastChannel(Protocol, Connection):
         self._head: tuple[FastHead, str] | None = None
         """Of the request whose body is being read."""
         self._head_bytes = b""
-        self._parts: list[bytes] = []
+        self._body = bytearray()
+        """What has come of it; not a list: many small pieces would take up far more than counts."""
         self._missing = 0
         """Bytes of the body that have not come yet."""
         self._counted = 0
@@ -102,6 +103,8 @@ class FastChannel(Protocol, Connection):
             self._rest += data
             if len(self._rest) > _READ_AHEAD:
                 self._hold_back()
+        elif phase is Phase.HEAD and self._heads.may_grow(self._rest, data):
+            self._rest += data
         elif phase is not Phase.CLOSING and data:
             self._read(self._rest + data if self._rest else data)
 
@@ -158,7 +161,7 @@ class FastChannel(Protocol, Connection):
         self, found: tuple[FastHead, str], head: bytes, body: bytes, length: int
     ) -> None:
         self._head, self._head_bytes = found, head
-        self._parts, self._missing = [body], length - len(body)
+        self._body, self._missing = bytearray(body), length - len(body)
         self._enter(Phase.BODY, self._limits.body_secs)
 
     def _take_body(self, data: bytes) -> None:
@@ -166,14 +169,14 @@ class FastChannel(Protocol, Connection):
         if not self._count(len(piece)):
             self._hand_over(data)
             return
-        self._parts.append(piece)
+        self._body += piece
         self._missing -= len(piece)
         if not self._missing and self._head is not None:
-            found, body = self._head, b"".join(self._parts)
+            found, body = self._head, bytes(self._body)
             if self._is_parked_elsewhere(found, body):
                 self._hand_over(data[len(piece) :])
                 return
-            self._head, self._head_bytes, self._parts = None, b"", []
+            self._head, self._head_bytes, self._body = None, b"", bytearray()
             self._rest = data[len(piece) :]
             self._reading = True
             self._serve(found, body)
@@ -310,9 +313,9 @@ class FastChannel(Protocol, Connection):
         self.dataReceived = general.dataReceived  # type: ignore[method-assign]
         self.connectionLost = general.connectionLost  # type: ignore[method-assign]
         if self.phase is Phase.BODY:
-            general.take_over(self, self._head_bytes, b"".join(self._parts) + data)
+            general.take_over(self, self._head_bytes, bytes(self._body) + data)
         else:
             general.take_over(self, data, b"")
-        self._parts = []
+        self._body = bytearray()
         self.phase = Phase.CLOSING
         return general

@@ -20,6 +20,7 @@ MAX_FAST_HEAD = 8_192
 """Bytes of a head that is served here."""
 
 _STARTS = (b"POST /mcp", b"GET /mcp", b"DELETE /mcp")
+_LONGEST_START = max(map(len, _STARTS))
 _PATH = rb"/mcp(?:/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*"
 _LINE = rb"(POST|GET|DELETE) (" + _PATH + rb") HTTP/1\.1\r\n"
 _FIELD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n"
@@ -197,6 +198,16 @@ class FastHeads:
         if not lines:
             return True
         return _BEGUN.fullmatch(lines) is not None and lines.count(b"\r\n") <= self._max_fields
+
+    def may_grow(self, begun: bytes, data: bytes) -> bool:
+        """Tell in short that `may_come` holds for ``begun`` as it does with ``data`` behind it.
+
+        No line ends in ``data``, so that whoever sends byte by byte has no line read twice.
+        """
+        size = len(begun) + len(data)
+        if len(begun) < _LONGEST_START or size > self._max_head:
+            return False
+        return b"\r\n" not in begun[-1:] + data
 
     def read(self, head: bytes) -> tuple[FastHead, str] | None:
         """The head and the digits of its body's length; None when the head is not for here.

@@ -1,5 +1,6 @@
 """The life of a connection that the fast channel serves, and how it leaves for the general one."""
 
+import sys
 from typing import Any
 from unittest.mock import patch
 
@@ -272,6 +273,21 @@ class ReadingAhead(SynchronousTestCase):
         listener.corridor.handled[0][1].answer(200, (), b"late")
         self.assertEqual(len(listener.corridor.handled), 1)
         self.assertEqual((listener.site.bodies.held, listener.site.connections), (0, 0))
+
+    def test_a_body_in_small_pieces(self) -> None:
+        """Takes up what it counts, not what its pieces would as objects of their own."""
+        listener = Listener(fast=True, limits=limited(body_bytes=20_000))
+        client = listener.ask(request("POST /mcp", "Content-Length: 20000"))
+        channel: Any = client.channel
+        for number in range(6_000):
+            client.send(b"%03d" % (number % 1000))
+        self.assertEqual(listener.site.bodies.held, 18_000)
+        held = [value for value in vars(channel).values() if isinstance(value, bytes | bytearray)]
+        self.assertLess(sum(map(sys.getsizeof, held)), 25_000)
+        self.assertFalse([value for value in vars(channel).values() if isinstance(value, list)])
+        client.send(b"x" * 2_000)
+        self.assertEqual(len(listener.corridor.handled[0][0].body), 20_000)
+        self.assertEqual(listener.site.bodies.held, 0)
 
     def test_no_recursion(self) -> None:
         """A thousand pipelined requests are a loop, not a tower of calls."""

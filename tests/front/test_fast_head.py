@@ -84,6 +84,18 @@ class ServedHeads(SynchronousTestCase):
         for size in range(1, len(data) - 1):
             self.assertTrue(heads().may_come(data[:size]), data[:size])
 
+    def test_growing(self) -> None:
+        """What ends no line and passes no bound need not be looked at again, all else does."""
+        reader = heads(max_head=60)
+        begun = b"POST /mcp HTTP/1.1\r\nX: y"
+        self.assertTrue(reader.may_grow(begun, b"z"))
+        self.assertTrue(reader.may_grow(begun, b"z\n\r"))
+        self.assertTrue(reader.may_grow(begun, b"z" * (60 - len(begun))))
+        self.assertFalse(reader.may_grow(begun, b"z" * (61 - len(begun))))
+        self.assertFalse(reader.may_grow(begun, b"z\r\n"))
+        self.assertFalse(reader.may_grow(begun + b"\r", b"\n"))
+        self.assertFalse(reader.may_grow(b"POST", b" /evil"))
+
 
 class OtherHeads(SynchronousTestCase):
     """Heads that are left to the general channel."""
