@@ -282,18 +282,20 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     from twisted.internet import reactor
 
     from mcpguard.config.load import load
-    from mcpguard.foreground import begin_logging, run_service
-    from mcpguard.gateway import Gateway, WorkerParent, worker_count
+    from mcpguard.foreground import Startable, begin_logging, run_service
+    from mcpguard.gateway import Gateway, worker_count
     from mcpguard.summary import startup_summary
 
     settings = loaded.settings
     path = shared.path.absolute()
     begin_logging(sys.stderr, shared.verbosity)
-    gateway: Gateway | WorkerParent
+    gateway: Startable
     try:
         if worker_count(settings) == 1:
             gateway = Gateway(settings, reactor)
         else:
+            from mcpguard.gateway.parent import WorkerParent
+
             gateway = WorkerParent(
                 settings,
                 reactor,

@@ -54,13 +54,16 @@ def makeService(options: Options) -> IService:
     # twistd has chosen its reactor by now; importing it earlier would choose for it.
     from twisted.internet import reactor
 
-    from mcpguard.gateway import Gateway, WorkerParent, worker_count
+    from mcpguard.gateway import Gateway, worker_count
 
     loaded = options.loaded
     for warning in loaded.warnings + expired_keys(loaded.settings, datetime.now(UTC)):
         log.warn("{warning}", warning=warning)
     if worker_count(loaded.settings) == 1:
         return Gateway(loaded.settings, reactor)
+    # Here, not above: a gateway of one process does without.
+    from mcpguard.gateway.parent import WorkerParent
+
     # Once the reactor runs, twistd has no way to end with a status that says that it failed.
     return WorkerParent(
         loaded.settings, reactor, reread=options.read, log_level="info", keep_trying=True

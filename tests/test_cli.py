@@ -23,6 +23,7 @@ from mcpguard import __version__, cli, foreground, gateway
 from mcpguard.config.load import load
 from mcpguard.config.settings import Settings
 from mcpguard.errors import ConfigurationError
+from mcpguard.gateway import parent
 from mcpguard.terminal import plain
 from mcpguard.upstream.report import UpstreamReport
 from tests.config.samples import HASH, UPSTREAM
@@ -455,7 +456,7 @@ class RunTests(CommandTestCase):
             given.append(how)
             return self
 
-        self.patch(gateway, "WorkerParent", build)
+        self.patch(parent, "WorkerParent", build)
         path = self.write(f"[server]\nworkers = 2\n{SOUND}")
         self.succeed("run", "-vv", "--port", "0")
         self.assertEqual([one.server.workers for one in self.built], [2])

@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 
 from mcpguard import gateway, tap
 from mcpguard.config.settings import Settings
+from mcpguard.gateway import parent
 from tests.config.samples import HASH, UPSTREAM
 
 
@@ -94,7 +95,7 @@ class OptionsTests(SynchronousTestCase):
             def __init__(self, settings: Settings, reactor: object, **how: Any) -> None:
                 given.append({"settings": settings, **how})
 
-        self.patch(gateway, "WorkerParent", Built)
+        self.patch(parent, "WorkerParent", Built)
         self.patch(tap.log, "warn", lambda format, warning: None)
         self.path.write_text(f"[server]\nworkers = 2\n{UPSTREAM}")
         verifyObject(IService, tap.makeService(self.parse()))

@@ -15,7 +15,6 @@ from mcpguard.config.rules import collide, exposure
 from mcpguard.config.schema import ROOT
 from mcpguard.config.settings import Settings
 from mcpguard.config.toml_source import read_toml
-from mcpguard.config.yaml_source import read_yaml
 from mcpguard.errors import ConfigurationError
 
 Format = Literal["toml", "yaml"]
@@ -68,7 +67,12 @@ def parse(text: str, format: Format, bounds: Bounds = BOUNDS) -> Document:
         size = len(text.encode("utf-8", "surrogatepass"))
         if size > bounds.max_bytes:
             raise Unreadable(f"larger than {bounds.max_bytes} bytes")
-        return (read_yaml if format == "yaml" else read_toml)(text, bounds)
+        if format == "toml":
+            return read_toml(text, bounds)
+        # Imported here: a YAML library is 2 MiB that a gateway with a TOML file does not need.
+        from mcpguard.config.yaml_source import read_yaml
+
+        return read_yaml(text, bounds)
     except Unreadable as error:
         raise ConfigurationError((printable(str(error)[:500]),)) from None
 

@@ -1,6 +1,5 @@
 """The client listener's routes: MCP, the probes, and the guarded operator pages."""
 
-from enum import Enum
 from typing import Any
 
 from klein import Klein
@@ -12,14 +11,8 @@ from werkzeug.exceptions import HTTPException
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Corridor
 from mcpguard.front.head import asks_for_a_page
-from mcpguard.front.operator import (
-    GUARDED_PAGES,
-    PROBES,
-    OperatorPages,
-    Vitals,
-    answered,
-    refuse_unrouted,
-)
+from mcpguard.front.operator import GUARDED_PAGES, PROBES, answered, refuse_unrouted
+from mcpguard.front.pages import OperatorPages, PageAccess, Vitals
 from mcpguard.front.request import GuardRequest
 
 HUMAN_PAGE = b"""<!doctype html>
@@ -32,16 +25,6 @@ give its URL to your client, together with the key you were issued.</p>
 </body>
 </html>
 """
-
-
-class PageAccess(Enum):
-    """Who sees ``/metrics`` and ``/routes`` on the client listener."""
-
-    OPEN = "open"
-    """Everyone who reaches it: bound to loopback."""
-    AUTHENTICATED = "authenticated"
-    ABSENT = "absent"
-    """Nobody: they are on the ``[admin]`` listener."""
 
 
 class ClientRoutes:

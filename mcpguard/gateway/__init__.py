@@ -1,7 +1,10 @@
-"""The composition root: settings in, a running service tree out. Alone knows every room."""
+"""The composition root: settings in, a running service tree out. Alone knows every room.
 
-from mcpguard.gateway.parent import WorkerParent, worker_count
+`parent.WorkerParent` is imported from its module, by whoever has several processes to start.
+"""
+
+from mcpguard.gateway.processes import worker_count
 from mcpguard.gateway.service import Gateway
 from mcpguard.gateway.upstreams import check_upstreams
 
-__all__ = ["Gateway", "WorkerParent", "check_upstreams", "worker_count"]
+__all__ = ["Gateway", "check_upstreams", "worker_count"]

@@ -17,8 +17,7 @@ from twisted.logger import Logger
 from mcpguard import __version__
 from mcpguard.config.settings import Settings
 from mcpguard.front.cors import Cors
-from mcpguard.front.operator import OperatorRoutes, Vitals
-from mcpguard.front.routes import ClientRoutes, PageAccess
+from mcpguard.front.pages import LateRoutes, PageAccess, Vitals
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.ids import RandomIds
@@ -27,6 +26,7 @@ from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_li
 from mcpguard.gateway.neighbours import Neighbours, Seat
 from mcpguard.gateway.observers import relay_to
 from mcpguard.gateway.operator_gate import OperatorGate
+from mcpguard.gateway.routing import client_routes, operator_routes
 from mcpguard.gateway.serving import fresh_token, served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
 from mcpguard.observe.audit.thread import WorkerThread
@@ -202,7 +202,7 @@ class Gateway(Service):
             reactor=reactor,
             wall=wall,
             gate=self.pipeline,
-            resource=ClientRoutes(self.pipeline, vitals, access).resource(),
+            resource=LateRoutes(lambda: client_routes(self.pipeline, vitals, access)),
             limits=front_limits(settings),
             cors=Cors(server.cors) if server.cors.enabled else None,
             new_id=new_id,
@@ -220,7 +220,7 @@ class Gateway(Service):
                 reactor=reactor,
                 wall=wall,
                 gate=OperatorGate(self.pipeline.books, settings.admin),
-                resource=OperatorRoutes(vitals).resource(),
+                resource=LateRoutes(lambda: operator_routes(vitals)),
                 limits=operator_limits(),
                 cors=None,
                 new_id=new_id,

@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred
 from twisted.logger import Logger
@@ -15,7 +15,6 @@ from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.pool import PooledSession
 from mcpguard.pipeline.schemas import CLIENT_INFO, OneAnswer, gateway_meta
 from mcpguard.protocol.mcp import LATEST_LEGACY, META_SERVER_INFO, MODERN_VERSIONS
-from mcpguard.upstream.http import HttpUpstream
 from mcpguard.upstream.link import (
     Eras,
     InitializeRejected,
@@ -26,8 +25,9 @@ from mcpguard.upstream.link import (
     UpstreamFailure,
 )
 from mcpguard.upstream.report import UpstreamReport
-from mcpguard.upstream.sse import SseUpstream
-from mcpguard.upstream.stdio import StdioUpstream
+
+if TYPE_CHECKING:
+    from mcpguard.upstream.url_upstream import UrlUpstream
 
 log = Logger()
 
@@ -48,7 +48,10 @@ def build_upstream(
 
     ``keep_sessions``: a stop does not end the sessions that can be taken up again later.
     """
+    # Imported here: each kind is 1 MiB, and most gateways have servers of one kind only.
     if settings.transport == "stdio":
+        from mcpguard.upstream.stdio import StdioUpstream
+
         return StdioUpstream(
             settings,
             reactor=reactor,
@@ -57,7 +60,15 @@ def build_upstream(
             random=random.random,
             environ=os.environ if environ is None else environ,
         )
-    behind_url = SseUpstream if settings.transport == "sse" else HttpUpstream
+    behind_url: type[UrlUpstream]
+    if settings.transport == "sse":
+        from mcpguard.upstream.sse import SseUpstream
+
+        behind_url = SseUpstream
+    else:
+        from mcpguard.upstream.http import HttpUpstream
+
+        behind_url = HttpUpstream
     return behind_url(
         settings,
         reactor=reactor,

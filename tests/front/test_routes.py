@@ -9,7 +9,7 @@ from twisted.web.resource import Resource
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.front.operator import OperatorRoutes
-from mcpguard.front.routes import PageAccess
+from mcpguard.front.pages import PageAccess
 from mcpguard.front.site import GuardSite
 from mcpguard.policy.principal import Principal
 from tests.front.wire import Answer, Listener, request

@@ -19,8 +19,8 @@ from zope.interface import implementer
 from mcpguard.config.settings import CorsSettings
 from mcpguard.front.bounds import Limits
 from mcpguard.front.cors import Cors
-from mcpguard.front.operator import Vitals
-from mcpguard.front.routes import ClientRoutes, PageAccess
+from mcpguard.front.pages import PageAccess, Vitals
+from mcpguard.front.routes import ClientRoutes
 from mcpguard.front.site import GuardSite
 from tests.doubles import RecordingCorridor
 

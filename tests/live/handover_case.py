@@ -18,8 +18,8 @@ from mcpguard.front.bounds import Limits
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.front.handover import Parcel
 from mcpguard.front.moving import Handover, HandoverBounds
-from mcpguard.front.operator import Vitals
-from mcpguard.front.routes import ClientRoutes, PageAccess
+from mcpguard.front.pages import PageAccess, Vitals
+from mcpguard.front.routes import ClientRoutes
 from mcpguard.front.site import GuardSite
 from mcpguard.ops.workers.switchboard import Switchboard, SwitchboardBounds
 from tests.doubles import RecordingCorridor

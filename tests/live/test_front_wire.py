@@ -15,8 +15,8 @@ from twisted.trial.unittest import TestCase
 
 from mcpguard.front.bounds import Limits
 from mcpguard.front.exchange import Outlet
-from mcpguard.front.operator import Vitals
-from mcpguard.front.routes import ClientRoutes, PageAccess
+from mcpguard.front.pages import PageAccess, Vitals
+from mcpguard.front.routes import ClientRoutes
 from mcpguard.front.site import GuardSite
 from tests.doubles import RecordingCorridor
 from tests.front.wire import read_answers, request
