@@ -5,13 +5,16 @@ from typing import Protocol
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
 
 
 class Expiring(Protocol):
     """What has a deadline."""
 
     def expired(self) -> None:
-        """The deadline has passed; must not raise."""
+        """The deadline has passed."""
         ...
 
 
@@ -33,11 +36,7 @@ class Deadlines:
     def set(self, one: Expiring, at: float) -> None:
         """Expire it at this time of the clock, whatever was set before."""
         self._due[one] = at
-        if self._timer is None:
-            self._arm(at)
-        elif at < self._timer.getTime():
-            self._timer.cancel()
-            self._arm(at)
+        self._set(at)
 
     def drop(self, one: Expiring) -> None:
         """Take its deadline away."""
@@ -45,7 +44,12 @@ class Deadlines:
             self._timer.cancel()
             self._timer = None
 
-    def _arm(self, at: float) -> None:
+    def _set(self, at: float) -> None:
+        """Have the timer fire then, if not before."""
+        if self._timer is not None:
+            if at >= self._timer.getTime():
+                return
+            self._timer.cancel()
         self._timer = self.clock.callLater(max(0.0, at - self.clock.seconds()), self._fire)
 
     def _fire(self) -> None:
@@ -55,6 +59,11 @@ class Deadlines:
             # Unless one before it has ended it, or put it off.
             if self._due.get(one, math.inf) <= now:
                 del self._due[one]
-                one.expired()
-        if self._due and self._timer is None:
-            self._arm(min(self._due.values()))
+                try:
+                    one.expired()
+                except Exception:
+                    # Or nobody else's deadline would pass any more.
+                    log.failure("ending a request whose deadline has passed")
+        if self._due:
+            # Again even where one has set the timer: it knew nothing of those that are left.
+            self._set(min(self._due.values()))

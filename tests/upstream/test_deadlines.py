@@ -74,6 +74,25 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual(expiries, ([5, 7], [], [8]))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_put_off_before_others(self) -> None:
+        """One that is put off when it expires holds up none that is due before it."""
+        first, second = self.request(1), self.request(5)
+        first.then = lambda: first.expiries[1:] or self.deadlines.set(first, 60)
+        self.clock.pump([1] * 6)
+        self.assertEqual((first.expiries, second.expiries), ([1], [5]))
+
+    def test_one_raises(self) -> None:
+        """An error in one's end keeps no other from its own, now or later."""
+        first, second, third = self.request(1), self.request(1), self.request(5)
+
+        def then() -> None:
+            raise RuntimeError("as planned")
+
+        first.then = then
+        self.clock.pump([1] * 6)
+        self.assertEqual((second.expiries, third.expiries), ([1], [5]))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     @given(
         st.lists(
             st.tuples(st.integers(0, 4), st.sampled_from(("set", "drop")), st.integers(0, 9)),
