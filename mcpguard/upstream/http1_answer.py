@@ -22,7 +22,10 @@ class AnswerBounds:
 
 @define(eq=False, repr=False)
 class AnswerReader:
-    """Reads one answer after another: `feed` what arrives, `begin` before each request."""
+    """Reads one answer after another: `feed` what arrives, `begin` after each of them.
+
+    What comes first may be offered to `whole` before.
+    """
 
     heads: AnswerHeads
     bounds: AnswerBounds
@@ -37,6 +40,11 @@ class AnswerReader:
     _left: int = field(init=False, default=0)
     """Bytes of the body that are still to come, where there is a length."""
     _chunks: Chunks | None = field(init=False, default=None)
+    _most: int = field(init=False)
+    """Bytes of a head that `whole` takes: one that is not remembered would be parsed twice."""
+
+    def __attrs_post_init__(self) -> None:
+        self._most = min(self.bounds.max_head_bytes, self.heads.max_bytes)
 
     @property
     def keeps(self) -> bool:
@@ -55,6 +63,26 @@ class AnswerReader:
         self._interim = 0
         self.rest = b""
         self._buffer.clear()
+
+    def whole(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
+        """The head and the body of an answer that ``data`` is all of; None: it is to be fed.
+
+        Raises `BadAnswer`. Where it gives an answer, there is nothing to `begin` after it.
+        """
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if (
+            end < len(_HEAD_END)
+            or end > self._most
+            or self._answer is not None
+            or self._interim
+            or self._buffer
+        ):
+            return None
+        answer = self.heads.parse(data[:end])
+        # An interim answer has no body; what follows it may be the rest of ``data``.
+        if answer.length != len(data) - end or answer.interim:
+            return None
+        return answer, data[end:]
 
     def feed(self, data: bytes) -> tuple[Head | None, bytes, bool]:
         """Take bytes: the head if they complete it, what is body of them, whether it is over.

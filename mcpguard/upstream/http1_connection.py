@@ -1,7 +1,8 @@
 """One connection to an HTTP/1.1 server."""
 
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from errno import EAGAIN, ENOBUFS
+from select import POLLIN
 from typing import Any, Protocol
 
 from attrs import define, field
@@ -13,9 +14,9 @@ from zope.interface import implementer
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.http1_answer import AnswerBounds, AnswerReader
-from mcpguard.upstream.http1_exchange import Http1Exchange, Keeper
+from mcpguard.upstream.http1_exchange import Http1Exchange, Keeper, tell_loss
 from mcpguard.upstream.http1_failures import explain
-from mcpguard.upstream.http1_head import AnswerHeads, BadAnswer
+from mcpguard.upstream.http1_head import AnswerHead, AnswerHeads, BadAnswer
 from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.wire import Receiver
 
@@ -34,6 +35,18 @@ class Dialler(Protocol):
 
     def unusable(self, failure: Failure) -> None:
         """It was lost before."""
+        ...
+
+
+class Poller(Protocol):
+    """What of `select.poll` is used."""
+
+    def register(self, handle: Any, events: int) -> None:
+        """Watch a socket."""
+        ...
+
+    def poll(self, timeout: int) -> Sequence[object]:
+        """What there is to be told of it now."""
         ...
 
 
@@ -73,13 +86,15 @@ class Http1Connection:
     dialler: Dialler | None
     """None once it was told."""
     tls: bool
+    poller: Callable[[], Poller]
     idle_until: float = field(init=False, default=0.0)
     transport: Any = field(init=False, default=None)
     _lost: bool = field(init=False, default=False)
     _dead: bool = field(init=False, default=False)
     """Given up by us; its end is still to be told."""
-    _send: Callable[[bytes], Any] | None = field(init=False, default=None)
-    _socket: socket.socket | None = field(init=False, default=None)
+    _socket: Any = field(init=False, default=None)
+    """Of a plain TCP connection whose transport shows it."""
+    _poll: Callable[[int], Sequence[object]] | None = field(init=False, default=None)
     _flushed: bool = field(init=False, default=True)
     _exchange: Http1Exchange | None = field(init=False, default=None)
     _answer: AnswerReader = field(init=False)
@@ -101,33 +116,42 @@ class Http1Connection:
         The keeper is not told of that again. A ``fresh`` connection is not asked: what happens on
         it is the exchange's fate.
         """
-        if not fresh and self._spoilt():
+        # Whether anything has come since the reactor looked: its end, or bytes not asked for.
+        if not fresh and (self.dead or (self._poll is not None and self._poll(0))):
             self._drop()
             return False
         request, exchange.request = exchange.request, b""
         exchange.connection = self
         self._exchange = exchange
-        self._answer.begin()
-        if self._send is None:
+        if self._socket is None:
             exchange.sent = True
             self.transport.write(request)
             return True
         # Past Twisted's queue, which is empty: that costs two changes of what epoll watches and a
         # turn of the reactor for each request.
-        count = self._send(request)
-        if isinstance(count, Exception):
-            if fresh:
-                self._break(explain(Failure(count)))
-                return True
-            self._exchange = None
-            exchange.connection, exchange.request = None, request
-            self._drop()
-            return False
+        try:
+            count = self._socket.send(request)
+        except OSError as problem:
+            if problem.errno not in (EAGAIN, ENOBUFS):
+                return self._unsent(exchange, request, problem, fresh=fresh)
+            count = 0
         exchange.sent = True
         if count < len(request):
             self._flushed = False
             self.transport.registerProducer(_Remainder(self, memoryview(request)[count:]), False)
         return True
+
+    def _unsent(
+        self, exchange: Http1Exchange, request: bytes, problem: OSError, *, fresh: bool
+    ) -> bool:
+        """The kernel has taken nothing, and never will; gives what `begin` gives."""
+        if fresh:
+            self._break(explain(Failure(problem)))
+            return True
+        self._exchange = None
+        exchange.connection, exchange.request = None, request
+        self._drop()
+        return False
 
     def flushed(self) -> None:
         """The whole request has left."""
@@ -163,20 +187,6 @@ class Http1Connection:
         else:
             self._on_lost.append(call)
 
-    def _spoilt(self) -> bool:
-        """Whether anything has come since the reactor looked: its end, or bytes not asked for."""
-        if self.dead:
-            return True
-        if self._socket is None:
-            return False
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
-
     # IProtocol
 
     def makeConnection(self, transport: Any) -> None:
@@ -197,9 +207,13 @@ class Http1Connection:
             return
         # A TLS transport passes unknown attributes through to the TCP one below it: writing past
         # the queue there would be writing in the clear.
-        self._send = getattr(self.transport, "writeSomeData", None)
         handle = getattr(self.transport, "getHandle", None)
-        self._socket = None if handle is None else handle()
+        if handle is not None:
+            self._socket = handle()
+            # Asked without a wait. A look into the socket would cost an exception each time.
+            poller = self.poller()
+            poller.register(self._socket, POLLIN)
+            self._poll = poller.poll
         self._opened()
 
     def handshakeCompleted(self) -> None:
@@ -218,7 +232,7 @@ class Http1Connection:
         if self._lost:
             return
         told, self._lost = self._dead, True
-        self._socket = self._send = None
+        self._socket = self._poll = None
         exchange, self._exchange = self._exchange, None
         dialler, self.dialler = self.dialler, None
         if not told:
@@ -232,7 +246,7 @@ class Http1Connection:
         if exchange is None:
             return
         if self._answer.ends_with_connection and reason.check(ConnectionDone):
-            _tell_end(exchange.finish())
+            _tell_end(exchange.finish(), None)
         else:
             exchange.lose(explain(reason))
 
@@ -243,13 +257,8 @@ class Http1Connection:
             self.cut()
             return
         try:
-            head, body, over = self._answer.feed(data)
-            receiver = exchange.receiver
-            if head is not None and receiver is not None:
-                receiver.head(head)
-            # Whoever hears it may give the exchange up.
-            if body and exchange.receiver is not None:
-                exchange.receiver.data(body)
+            whole = self._answer.whole(data)
+            over = whole is not None or self._feed(exchange, data)
         except BadAnswer as bad:
             self._break(UpstreamFailure(Reason.UPSTREAM_FAILED, str(bad)))
         except Exception:
@@ -258,22 +267,37 @@ class Http1Connection:
             self._break(UpstreamFailure(Reason.UPSTREAM_FAILED, "an error of the gateway"))
         else:
             if over and self._exchange is exchange:
-                self._complete(exchange)
+                self._complete(exchange, whole)
 
-    def _complete(self, exchange: Http1Exchange) -> None:
-        """The answer is complete."""
+    def _feed(self, exchange: Http1Exchange, data: bytes) -> bool:
+        """Pass on what has come of an answer; gives whether that was the last of it."""
+        head, body, over = self._answer.feed(data)
+        if head is not None and exchange.receiver is not None:
+            exchange.receiver.head(head)
+        # Whoever hears it may give the exchange up.
+        if body and exchange.receiver is not None:
+            exchange.receiver.data(body)
+        return over
+
+    def _complete(self, exchange: Http1Exchange, whole: tuple[AnswerHead, bytes] | None) -> None:
+        """The answer is complete; ``whole`` where nothing of it has been told yet."""
         self._exchange = None
         # It has to be over before the next one begins here.
         receiver = exchange.finish()
-        if self._answer.rest or not self._flushed:
+        if whole is None:
+            keeps, clean = self._answer.keeps, not self._answer.rest
+            self._answer.begin()
+        else:
+            keeps, clean = whole[0].keep, True
+        if not clean or not self._flushed:
             # Nobody asked for more; or the server does not want to read what is still to be sent.
             self.cut()
-        elif self._answer.keeps:
+        elif keeps:
             self.keeper.rest(self)
         else:
             self.close()
             self.keeper.gone(self)
-        _tell_end(receiver)
+        _tell_end(receiver, whole)
 
     def _break(self, failure: UpstreamFailure) -> None:
         """Give up the connection, and tell the exchange why."""
@@ -283,9 +307,16 @@ class Http1Connection:
             exchange.lose(failure)
 
 
-def _tell_end(receiver: Receiver | None) -> None:
-    if receiver is not None:
-        try:
+def _tell_end(receiver: Receiver | None, whole: tuple[AnswerHead, bytes] | None) -> None:
+    if receiver is None:
+        return
+    try:
+        if whole is None:
             receiver.end()
-        except Exception:
-            log.failure("receiving the end of an HTTP answer")
+        else:
+            receiver.whole(whole[0].head, whole[1])
+    except Exception:
+        log.failure("receiving the end of an HTTP answer")
+        if whole is not None:
+            # It may not have got as far as the end.
+            tell_loss(receiver, UpstreamFailure(Reason.UPSTREAM_FAILED, "an error of the gateway"))

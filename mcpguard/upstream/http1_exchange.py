@@ -30,7 +30,7 @@ class Keeper(Protocol):
         ...
 
     def over(self, exchange: "Http1Exchange") -> None:
-        """An exchange has ended, one way or another."""
+        """The exchange of a GET has ended, one way or another."""
         ...
 
 
@@ -66,7 +66,7 @@ class Http1Exchange:
         receiver, self.receiver = self.receiver, None
         self.connection = None
         self.request = b""
-        if receiver is not None:
+        if self.stream and receiver is not None:
             self.keeper.over(self)
         return receiver
 
@@ -74,7 +74,12 @@ class Http1Exchange:
         """End it with a failure."""
         receiver = self.finish()
         if receiver is not None:
-            try:
-                receiver.lost(failure)
-            except Exception:
-                log.failure("telling of a lost HTTP answer")
+            tell_loss(receiver, failure)
+
+
+def tell_loss(receiver: Receiver, failure: UpstreamFailure) -> None:
+    """Tell of a loss whoever does not expect to be the cause of another."""
+    try:
+        receiver.lost(failure)
+    except Exception:
+        log.failure("telling of a lost HTTP answer")

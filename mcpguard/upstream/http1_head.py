@@ -18,6 +18,7 @@ _HEAD = re.compile(
 )
 _BEGINNING = b"HTTP/1."
 _LENGTH = re.compile(r"[0-9]{1,15}")
+_LENGTH_LINE = re.compile(rb"\r\nContent-Length: ([0-9]{1,15})\r\n", re.IGNORECASE)
 
 # Not HEAD nor CONNECT: their answers end elsewhere than their heads say.
 _METHODS = frozenset({"DELETE", "GET", "POST"})
@@ -84,7 +85,7 @@ def _framed(status: int, headers: Mapping[str, tuple[str, ...]], *, old: bool) -
     # Its server closes the connection unless asked otherwise (RFC 9112 9.3), and we do not ask.
     keep = not old and "close" not in _words(headers.get("connection", ()))
     length = int(lengths[0]) if lengths else None
-    if status < 200 or status in (204, 304):
+    if _bodiless(status):
         if codings or length:
             # Who reads on for a body that by rights is not there is out of step: no more of it.
             keep = False
@@ -98,6 +99,10 @@ def _framed(status: int, headers: Mapping[str, tuple[str, ...]], *, old: bool) -
     )
 
 
+def _bodiless(status: int) -> bool:
+    return status < 200 or status in (204, 304)
+
+
 def _words(values: tuple[str, ...]) -> list[str]:
     return [word.strip().lower() for value in values for word in value.split(",")]
 
@@ -106,38 +111,64 @@ def _words(values: tuple[str, ...]) -> list[str]:
 class AnswerHeads:
     """Parses heads, and knows again those that came before.
 
-    A busy server sends the same bytes until its ``Date`` changes. At most ``max_entries`` heads of
-    at most ``max_bytes`` each are kept; what one head means depends on its bytes alone.
+    A busy server sends the same bytes, but for the length, until its ``Date`` changes. At most
+    ``max_entries`` heads of at most ``max_bytes`` each are kept, and as many without the number of
+    their length; what one head means depends on its bytes alone.
     """
 
     max_entries: int
     max_bytes: int
     _known: dict[bytes, AnswerHead] = field(init=False, factory=dict)
+    _alike: dict[bytes, AnswerHead] = field(init=False, factory=dict)
+    """Without the number of the length; not among the others, for that is no head."""
 
     def parse(self, data: bytes) -> AnswerHead:
         """See `parse_head`."""
         known = self._known.get(data)
         if known is None:
-            known = parse_head(data)
-            if len(data) <= self.max_bytes:
-                if len(self._known) >= self.max_entries:
-                    self._known.clear()
-                self._known[data] = known
+            if len(data) > self.max_bytes:
+                return parse_head(data)
+            known = self._parse(data)
+            self._keep(self._known, data, known)
         return known
 
+    def _parse(self, data: bytes) -> AnswerHead:
+        number = _LENGTH_LINE.search(data)
+        if number is None:
+            return parse_head(data)
+        start, end = number.span(1)
+        rest = data[:start] + data[end:]
+        like = self._alike.get(rest)
+        if like is None:
+            known = parse_head(data)
+            if not _bodiless(known.head.status) and not known.chunked:
+                self._keep(self._alike, rest, known)
+            return known
+        text = number[1].decode("ascii")
+        headers = {**like.head.headers, "content-length": (text,)}
+        head = Head(like.head.status, headers, int(text))
+        return AnswerHead(head, chunked=False, length=head.length, keep=like.keep)
+
+    def _keep(self, known: dict[bytes, AnswerHead], data: bytes, head: AnswerHead) -> None:
+        if len(known) >= self.max_entries:
+            known.clear()
+        known[data] = head
+
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._known) + len(self._alike)
 
 
 @define(eq=False, repr=False)
 class RequestHeads:
     """Renders the heads of requests to one origin (``scheme://host[:port]``).
 
-    A link sends the same head again and again, so at most ``max_entries`` are kept.
+    A link sends the same head again and again, so at most ``max_entries`` are kept. None of more
+    than ``max_bytes``: a caller's words stand in some, as long as a body may be.
     """
 
     origin: str
     max_entries: int
+    max_bytes: int
     _known: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = field(
         init=False, factory=dict
     )
@@ -151,9 +182,10 @@ class RequestHeads:
         known = self._known.get(key)
         if known is None:
             known = self._render(method, url, headers)
-            if len(self._known) >= self.max_entries:
-                self._known.clear()
-            self._known[key] = known
+            if len(known) <= self.max_bytes:
+                if len(self._known) >= self.max_entries:
+                    self._known.clear()
+                self._known[key] = known
         return known
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Carries HTTP requests to one server over a pool of persistent HTTP/1.1 connections."""
 
+import select
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from twisted.python.failure import Failure
 from mcpguard.errors import Reason
 from mcpguard.upstream.egress import Endpoint
 from mcpguard.upstream.http1_answer import AnswerBounds
-from mcpguard.upstream.http1_connection import Http1Connection
+from mcpguard.upstream.http1_connection import Http1Connection, Poller
 from mcpguard.upstream.http1_dial import Dial
 from mcpguard.upstream.http1_exchange import Http1Exchange
 from mcpguard.upstream.http1_failures import undialled
@@ -43,7 +44,7 @@ class WireBounds:
     max_heads: int
     """Heads remembered in each direction."""
     max_remembered_head: int
-    """Bytes of an answer's head that is remembered."""
+    """Bytes of a head that is remembered."""
     answer: AnswerBounds
 
 
@@ -60,6 +61,7 @@ class Http1Wire:
     endpoint: Endpoint
     clock: IReactorTime
     bounds: WireBounds
+    poller: Callable[[], Poller] = select.poll
     _requests: RequestHeads = field(init=False)
     _answers: AnswerHeads = field(init=False)
     _tls: bool = field(init=False)
@@ -79,7 +81,9 @@ class Http1Wire:
     _covering: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self._requests = RequestHeads(self.origin, self.bounds.max_heads)
+        self._requests = RequestHeads(
+            self.origin, self.bounds.max_heads, self.bounds.max_remembered_head
+        )
         self._answers = AnswerHeads(self.bounds.max_heads, self.bounds.max_remembered_head)
         self._tls = self.origin.startswith("https://")
 
@@ -176,7 +180,7 @@ class Http1Wire:
 
     def over(self, exchange: Http1Exchange) -> None:
         """See `http1_connection.Keeper`."""
-        self._streams -= exchange.stream
+        self._streams -= 1
 
     # waiting
 
@@ -249,7 +253,9 @@ class Http1Wire:
         )
 
     def _build(self, dial: Dial) -> Http1Connection:
-        return Http1Connection(self, self._answers, self.bounds.answer, dial, self._tls)
+        return Http1Connection(
+            self, self._answers, self.bounds.answer, dial, self._tls, self.poller
+        )
 
     def _opened(self, dial: Dial, connection: Http1Connection) -> None:
         exchange = self._dials.pop(dial)

@@ -177,11 +177,28 @@ class MessageReader:
         else:
             self._events(chunk)
 
+    def whole(self, head: Head, body: bytes) -> None:
+        """See `wire.Receiver`."""
+        plain = head.status == 200 and head.media_type == JSON
+        if not plain or self._over or not 0 < len(body) <= self.bounds.max_message_size:
+            self.head(head)
+            if body and not self._over:
+                self.data(body)
+            self.end()
+            return
+        self.contact(None)
+        self._form = "json"
+        self.owner.opened(head, "json")
+        if not self._over:
+            self._conclude(body)
+
     def end(self) -> None:
         """See `wire.Receiver`."""
-        if self._over:
-            return
-        body = b"".join(self._parts)
+        if not self._over:
+            self._conclude(b"".join(self._parts))
+
+    def _conclude(self, body: bytes) -> None:
+        """The body is complete."""
         self._finish()
         if self._discarding:
             return

@@ -40,7 +40,8 @@ class Head:
 class Receiver(Protocol):
     """Receives one HTTP answer, in order: `head`, any `data`, then one of `end` and `lost`.
 
-    `lost` may also come alone. Nothing is called after `Exchange.abort`.
+    `lost` may also come alone, and an answer that has come in one piece is told by `whole` alone.
+    Nothing is called after `Exchange.abort`.
     """
 
     def head(self, head: Head) -> None:
@@ -53,6 +54,10 @@ class Receiver(Protocol):
 
     def end(self) -> None:
         """The body is complete."""
+        ...
+
+    def whole(self, head: Head, body: bytes) -> None:
+        """The same as `head`, `data` unless the body is empty, and `end`."""
         ...
 
     def lost(self, failure: UpstreamFailure) -> None:

@@ -12,7 +12,7 @@ from mcpguard.upstream.http1_answer import AnswerBounds
 from mcpguard.upstream.http1_wire import Http1Wire, WireBounds
 from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.wire import Exchange, Head
-from tests.upstream.socket_doubles import Socket, SocketReactor
+from tests.upstream.socket_doubles import MemoryPoll, Socket, SocketReactor
 
 URL = "http://127.0.0.1:81/"
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -54,6 +54,13 @@ class Heard:
         """Count it."""
         self.ended += 1
 
+    def whole(self, head: Head, body: bytes) -> None:
+        """Keep it, as if it had come in pieces."""
+        self.head(head)
+        if body:
+            self.data(body)
+        self.end()
+
     def lost(self, failure: UpstreamFailure) -> None:
         """Keep it."""
         self.failures.append(failure)
@@ -86,7 +93,7 @@ class WireCase(SynchronousTestCase):
                 max_addresses=4,
             )
             self.wires[origin] = Http1Wire(
-                origin, endpoint, self.reactor, evolve(BOUNDS, **self.bounds)
+                origin, endpoint, self.reactor, evolve(BOUNDS, **self.bounds), MemoryPoll
             )
         return self.wires[origin]
 

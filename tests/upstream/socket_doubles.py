@@ -1,7 +1,7 @@
 """A reactor in memory: names are resolved from a table, connections are played by the test."""
 
 from collections.abc import Sequence
-from socket import MSG_PEEK
+from select import POLLIN
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -118,10 +118,10 @@ class DirectSocket(Socket):
     takes: int | Exception = 1_000_000
     unread: bytes | None = None
 
-    def writeSomeData(self, data: bytes) -> int | Exception:
+    def send(self, data: bytes) -> int:
         """Write at once what the kernel takes."""
         if isinstance(self.takes, Exception):
-            return self.takes
+            raise self.takes
         self.io.write(data[: self.takes])
         return min(len(data), self.takes)
 
@@ -135,12 +135,19 @@ class DirectSocket(Socket):
         """Itself."""
         return self
 
-    def recv(self, size: int, flags: int) -> bytes:
-        """Peek at what is unread."""
-        assert (size, flags) == (1, MSG_PEEK)
-        if self.unread is None:
-            raise BlockingIOError
-        return self.unread[:1]
+
+class MemoryPoll:
+    """`select.poll`, of one `DirectSocket`."""
+
+    def register(self, handle: DirectSocket, events: int) -> None:
+        """Watch it for something to read."""
+        assert events == POLLIN
+        self.handle = handle
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        """Whether there is anything, its end counted."""
+        assert timeout == 0, "the reactor must not wait"
+        return [] if self.handle.unread is None else [(0, POLLIN)]
 
 
 class SocketReactor(MemoryReactorClock):

@@ -48,12 +48,24 @@ class Read:
 
 
 def read(pieces: list[bytes]) -> Read:
+    """Read the pieces, offered whole first and just fed: both must come to the same."""
+    found = read_on(pieces, offer=True)
+    assert read_on(pieces, offer=False) == found
+    return found
+
+
+def read_on(pieces: list[bytes], *, offer: bool) -> Read:
     """Feed the pieces to a reader until it is over, or bad."""
     reader = AnswerReader(AnswerHeads(8, 1024), ANSWER_BOUNDS)
     reader.begin()
     found = Read()
     for index, piece in enumerate(pieces):
         try:
+            whole = reader.whole(piece) if offer else None
+            if whole is not None:
+                rest = b"".join(pieces[index + 1 :])
+                keeps = whole[0].keep and not rest
+                return Read(whole[0].head, found.body + whole[1], True, rest, keeps=keeps)
             head, body, found.over = reader.feed(piece)
         except BadAnswer:
             return Read(bad=True)
@@ -120,6 +132,27 @@ class SplitTests(SynchronousTestCase):
             self.assertEqual((found.over, found.rest), (True, behind))
             self.assertEqual(found.keeps, not behind)
         self.assertEqual((found.bad, found.body), (False, body))
+
+    def test_whole(self) -> None:
+        """What has come in one piece is offered so, unless more or less than one answer came."""
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        reader = AnswerReader(AnswerHeads(8, 1024), ANSWER_BOUNDS)
+        whole = reader.whole(answer)
+        assert whole is not None
+        self.assertEqual((whole[0].head.status, whole[1]), (200, b"{}"))
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        for other in (b"", answer[:-1], answer + b" ", CHUNKED + b"0\r\n\r\n", interim + answer):
+            self.assertIsNone(reader.whole(other))
+        reader.feed(interim)
+        self.assertIsNone(reader.whole(answer))
+
+    def test_whole_bound(self) -> None:
+        """A head that is too large is not taken in one piece either."""
+        answer = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 2\r\n\r\n{}" % (b"y" * 9000)
+        reader = AnswerReader(AnswerHeads(8, 100_000), ANSWER_BOUNDS)
+        self.assertIsNone(reader.whole(answer))
+        with self.assertRaises(BadAnswer):
+            reader.feed(answer)
 
     @settings(deadline=None, max_examples=50)
     @given(sound())

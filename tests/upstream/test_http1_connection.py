@@ -1,5 +1,6 @@
 """Tests of single connections: what nobody asked for, the way past the queue, TLS."""
 
+from errno import EPIPE
 from typing import Any
 
 from twisted.internet import error
@@ -157,7 +158,7 @@ class DirectTests(WireCase):
         self.send(URL)
         socket = self.accepted()
         socket.receive(OK)
-        socket.takes = error.ConnectionLost()
+        socket.takes = BrokenPipeError(EPIPE, "gone")
         heard, exchange = self.send(URL)
         self.assertEqual((heard.failures, exchange.sent), ([], False))
         fresh = self.accepted(1)
@@ -184,7 +185,7 @@ class DirectTests(WireCase):
     def test_refused_when_new(self) -> None:
         """A new connection that takes nothing fails its request: no dialling without end."""
         heard, exchange = self.send(URL)
-        DirectSocket.takes = error.ConnectionLost()
+        DirectSocket.takes = BrokenPipeError(EPIPE, "gone")
         self.addCleanup(setattr, DirectSocket, "takes", 1_000_000)
         self.accepted()
         self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_FAILED)

@@ -2,6 +2,8 @@
 
 import time
 
+from hypothesis import given, settings
+from hypothesis.strategies import lists, sampled_from
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.upstream.http1_head import (
@@ -11,6 +13,21 @@ from mcpguard.upstream.http1_head import (
     RequestHeads,
     may_begin,
     parse_head,
+)
+
+_STATUSES = (b"200 OK", b"204 No Content", b"304 X", b"103 X", b"500 X", b"404")
+_LINES = (
+    b"Content-Length: N",
+    b"content-length: N",
+    b"Content-Length:N",
+    b"Content-Length: N ",
+    b"Content-Length: 7",
+    b"X-Content-Length: N",
+    b"Transfer-Encoding: chunked",
+    b"Connection: close",
+    b"Content-Encoding: gzip",
+    b"X: Content-Length: N",
+    b" Content-Length: N",
 )
 
 
@@ -214,12 +231,37 @@ class AnswerHeadsTests(SynchronousTestCase):
         self.assertIs(heads.parse(head(b"Content-Length: 1")), first)
         self.assertEqual(heads.parse(head(b"Content-Length: 2")).length, 2)
 
+    @given(
+        lists(sampled_from(_LINES), max_size=4), sampled_from(_STATUSES), sampled_from(_STATUSES)
+    )
+    @settings(deadline=None, max_examples=300)
+    def test_another_length(self, lines: list[bytes], one: bytes, two: bytes) -> None:
+        """A head that came before with another length means what it means when it comes alone."""
+        heads = AnswerHeads(max_entries=50, max_bytes=500)
+        for status in (one, two):
+            for number in (b"0", b"7", b"007", b"123456789012345", b"1234567890123456", b"", b"x"):
+                data = b"HTTP/1.1 %b\r\n%b\r\n" % (
+                    status,
+                    b"".join(line.replace(b"N", number) + b"\r\n" for line in lines),
+                )
+                try:
+                    meant: object = parse_head(data)
+                except BadAnswer:
+                    with self.assertRaises(BadAnswer):
+                        heads.parse(data)
+                else:
+                    self.assertEqual(heads.parse(data), meant)
+                    self.assertEqual(heads.parse(data), meant)
+
     def test_bounds(self) -> None:
         """No more heads, and no larger ones, are kept than said; refused ones never."""
         heads = AnswerHeads(max_entries=4, max_bytes=100)
         for number in range(50):
             heads.parse(head(b"X: %d" % number))
             self.assertLessEqual(len(heads), 4)
+        for number in range(50):
+            heads.parse(head(b"X: %d" % (number // 2), b"Content-Length: %d" % number))
+            self.assertLessEqual(len(heads), 8)
         full = len(heads)
         heads.parse(head(b"X: " + b"y" * 100))
         with self.assertRaises(BadAnswer):
@@ -232,7 +274,7 @@ class RequestHeadsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """One origin."""
-        self.heads = RequestHeads("http://h:81", 4)
+        self.heads = RequestHeads("http://h:81", 4, 1_000)
 
     def test_whole(self) -> None:
         """A request line, the host, the headers in order, identity asked for."""
@@ -286,5 +328,11 @@ class RequestHeadsTests(SynchronousTestCase):
             rendered = self.heads.render("GET", f"http://h:81/{number}", ())
             self.assertTrue(rendered.startswith(b"GET /%d HTTP" % number))
             self.assertLessEqual(len(self.heads), 4)
+
+    def test_bound_of_one(self) -> None:
+        """A head that holds a caller's long words is sent, and not kept."""
+        rendered = self.heads.render("POST", "http://h:81/", (("Mcp-Name", "x" * 1_000),))
+        self.assertIn(b"x" * 1_000, rendered)
+        self.assertEqual(len(self.heads), 0)
         again = self.heads.render("GET", "http://h:81/49", ())
         self.assertIs(again, self.heads.render("GET", "http://h:81/49", []))

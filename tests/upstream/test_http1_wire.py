@@ -10,6 +10,7 @@ from mcpguard.errors import Reason
 from mcpguard.upstream.egress import DialRefused
 from mcpguard.upstream.http1_failures import explain
 from mcpguard.upstream.link import UpstreamFailure
+from mcpguard.upstream.wire import Head
 from tests.upstream.http1_doubles import OK, WireCase
 
 
@@ -277,13 +278,28 @@ class AbortTests(WireCase):
             socket = self.reactor.accept()
             if given_up:
                 setattr(heard, given_up, lambda _, exchange=exchange: exchange.abort())
-            socket.receive(answer)
+            socket.receive(answer[:9])
+            socket.receive(answer[9:])
             again, _ = self.send("http://127.0.0.1:81/")
             self.assertEqual(len(self.reactor.dialled), 2, given_up)
             self.turn()
             self.assertTrue(socket.lost)
             self.reactor.accept().receive(OK)
             self.assertEqual(again.ended, 1)
+
+    def test_one_piece(self) -> None:
+        """An answer that came in one piece is over when it is told: there is nothing to cut."""
+        for given_up in ("head", "data"):
+            self.setUp()
+            heard, exchange = self.send("http://127.0.0.1:81/")
+            socket = self.reactor.accept()
+            setattr(heard, given_up, lambda _, exchange=exchange: exchange.abort())
+            socket.receive(OK)
+            socket.clear()
+            again, _ = self.send("http://127.0.0.1:81/")
+            self.assertIn(b"POST", socket.value())
+            socket.receive(OK)
+            self.assertEqual((again.ended, len(self.reactor.dialled)), (1, 1))
 
     def test_after_the_end(self) -> None:
         """Afterwards it does nothing: the connection may be another's by then."""
@@ -306,6 +322,20 @@ class AbortTests(WireCase):
         socket.receive(OK)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(len(heard.failures), 1)
+
+    def test_receiver_that_fails_in_pieces(self) -> None:
+        """So it does when there is more to come; the connection is not used again."""
+        heard, _ = self.send("http://127.0.0.1:81/")
+        socket = self.reactor.accept()
+
+        def broken(head: Head) -> None:
+            raise RuntimeError("a bug")
+
+        heard.head = broken  # type: ignore[method-assign]
+        socket.receive(OK[:-1])
+        self.turn()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual((len(heard.failures), socket.lost), (1, True))
 
 
 class ReachTests(WireCase):
