@@ -3,12 +3,12 @@
 from collections.abc import Coroutine
 from typing import Any
 
-from attrs import define
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
-from mcpguard.limits.limiter import Limiter
+from mcpguard.limits.limiter import Grant, Limiter
 from mcpguard.pipeline.dispatch import authorize
 from mcpguard.pipeline.opaque import Opaque
 from mcpguard.pipeline.trip import Trip
@@ -57,6 +57,16 @@ class Admission:
     settings: RateLimitSettings
     limiter: Limiter
     opaque: Opaque
+    _tool_rates: tuple[tuple[str, Rate], ...] = field(
+        init=False,
+        default=Factory(
+            lambda self: tuple(
+                (rule.tool_pattern, Rate(rule.requests_per_second, rule.burst_size))
+                for rule in self.settings.tool_limits
+            ),
+            takes_self=True,
+        ),
+    )
 
     async def admit(self, trip: Trip, server: str, request: Request, *, modern: bool) -> None:
         """Return if the request may go to ``server``; raises Refused otherwise."""
@@ -92,20 +102,35 @@ class Admission:
         trip.custody = self.opaque.custody(
             principal.key, server, route.path, request.method, modern=modern
         )
-        rules = self.settings.tool_limits
-        if rules and request.method == "tools/call" and self.settings.enabled:
+        if self._tool_rates and request.method == "tools/call" and self.settings.enabled:
             return self._tool_limits(trip, principal, str((request.params or {})["name"]))
         return None
 
-    async def _tool_limits(self, trip: Trip, principal: Principal, tool: str) -> None:
-        for rule in self.settings.tool_limits:
-            if not glob_matches(rule.tool_pattern, tool):
+    def _tool_limits(
+        self, trip: Trip, principal: Principal, tool: str, first: int = 0
+    ) -> Coroutine[Any, Any, None] | None:
+        """Take from the buckets of the rules from the ``first`` on that are for this tool."""
+        for number in range(first, len(self._tool_rates)):
+            pattern, rate = self._tool_rates[number]
+            if not glob_matches(pattern, tool):
                 continue
-            rate = Rate(rule.requests_per_second, rule.burst_size)
-            key = f"tool\0{principal.key}\0{rule.tool_pattern}\0{tool}"
-            taken = self.limiter.take(key, rate)
-            grant = await taken if isinstance(taken, Deferred) else taken
-            trip.books.meter.rate_limit(grant.allowed)
-            if not grant.allowed:
-                trip.grant = grant
-                raise Refused(Refusal(Reason.TOOL_RATE_LIMITED, retry_after=grant.retry_after))
+            taken = self.limiter.take(f"tool\0{principal.key}\0{pattern}\0{tool}", rate)
+            if isinstance(taken, Deferred):
+                return self._take(trip, principal, tool, number, taken)
+            _taken(trip, taken)
+        return None
+
+    async def _take(
+        self, trip: Trip, principal: Principal, tool: str, number: int, taken: Deferred[Grant]
+    ) -> None:
+        _taken(trip, await taken)
+        rest = self._tool_limits(trip, principal, tool, number + 1)
+        if rest is not None:
+            await rest
+
+
+def _taken(trip: Trip, grant: Grant) -> None:
+    trip.books.meter.rate_limit(grant.allowed)
+    if not grant.allowed:
+        trip.grant = grant
+        raise Refused(Refusal(Reason.TOOL_RATE_LIMITED, retry_after=grant.retry_after))
