@@ -77,7 +77,8 @@ class AuditTrail:
     _wanted: frozenset[str] | None = field(init=False, default=None)
     _feeds: tuple[Feed, ...] = field(init=False, default=())
     _unrendered: list[tuple[Any, ...]] = field(init=False, factory=list)
-    """Events without what they may hold of a caller's values, which could be megabytes."""
+    """Events without what they may hold of a caller's values, and none with long words of a
+    caller's: both could be megabytes."""
     _due: IDelayedCall | None = field(init=False, default=None)
     _recorded: frozenset[str] | None = field(init=False, default=None)
     """The arguments that are recorded; None: all."""
@@ -147,6 +148,7 @@ class AuditTrail:
             event_type in _URGENT
             or (arguments and (self._recorded is None or not self._recorded.isdisjoint(arguments)))
             or event.details
+            or self._is_long(event)
             or self._stopping is not None
         ):
             # In the order of the events, and these not later than now.
@@ -159,6 +161,13 @@ class AuditTrail:
             self._render()
         elif self._due is None:
             self._due = self.clock.callLater(self.bounds.feed.batch_secs, self._render_due)
+
+    def _is_long(self, event: Event) -> bool:
+        """Whether it holds more of a caller's words than its line will."""
+        most, method, tool = self.bounds.line.text, event.method, event.tool
+        return (tool is not None and len(tool) > most) or (
+            method is not None and len(method) > most
+        )
 
     def _render_due(self) -> None:
         self._due = None

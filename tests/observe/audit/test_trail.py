@@ -99,6 +99,22 @@ class RecordTests(TrailCase):
             self.assertEqual(self.types(), [event_type])
             self.path.unlink()
 
+    def test_long_words(self) -> None:
+        """An ordinary event does not wait with a caller's megabyte in it; the order stays."""
+        trail, long = self.make(), "x" * 1_000_000
+        ordinary = Event("Authorized", NOON, method="tools/call", tool="first")
+        for event in (
+            ordinary,
+            Event("Authorized", NOON, method="tools/call", tool=long),
+            ordinary,
+            Event("McpRequest", NOON, method=long),
+        ):
+            trail.record(event)
+            self.assertLess(sum(len(str(word)) for one in trail._unrendered for word in one), 9_999)
+        self.clock.advance(1)
+        lines = [len(line) for line in self.path.read_bytes().splitlines()]
+        self.assertEqual([size > 2_000 for size in lines], [False, True, False, True])
+
     def test_narrowed(self) -> None:
         """``events`` narrows what is written, but refusals are written always."""
         trail = self.make(events=("ToolCall",))
