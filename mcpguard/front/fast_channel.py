@@ -144,7 +144,9 @@ class FastChannel(Protocol, Connection):
         length, site = int(digits), self._guard
         if length > self._limits.body_bytes or not site.bodies.fits(length):
             return False
-        return head.session_id is None or not site.is_elsewhere(head.session_id)
+        if head.session_id is not None:
+            return not site.is_elsewhere(head.session_id)
+        return not site.is_at_home_elsewhere(head.path, head.headers, self.peer, head.notes)
 
     def _is_parked_elsewhere(self, found: tuple[FastHead, str], body: bytes) -> bool:
         return bool(body) and found[0].session_id is None and self._guard.is_parked_elsewhere(body)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
@@ -19,6 +19,19 @@ from mcpguard.front.relay import Addressed, Arrival, Once, Relay, Relayed
 from mcpguard.protocol.ownership import marked_state
 
 _log = Logger()
+
+
+Notes = dict[str, Any] | None
+"""As in `exchange.Incoming`."""
+Home = Callable[[str, Mapping[str, tuple[str, ...]], str, Notes], int | None]
+"""Of a request: path, headers, peer and notes in; the process where it has its home out, None when
+that is here, or it has none."""
+
+
+def _nowhere(
+    path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+) -> int | None:
+    return None
 
 
 @frozen
@@ -66,6 +79,8 @@ class Handover:
     colleagues: Colleagues
     bounds: HandoverBounds
     on_outcome: Callable[[str], None]
+    home_of: Home = _nowhere
+    """Where requests of no session have their home, if they have any."""
     _moves: dict["Move", int] = field(init=False, factory=dict)
     """Those under way, and the bytes each of them holds."""
     _arriving: bool = field(init=False, default=False)
@@ -73,10 +88,12 @@ class Handover:
 
     # -- whose it is -----------------------------------------------------------------------
 
-    def owner_of_head(self, head: Head) -> int | None:
-        """Where a request belongs, by its head; None: here."""
+    def owner_of_head(self, head: Head, peer: str) -> int | None:
+        """Where a request from ``peer`` belongs, by its head; None: here."""
         session = session_named(head)
-        return None if session is None else self._owner_of(session)
+        if session is not None:
+            return self._owner_of(session)
+        return self._home_of(head.path, head.headers, peer, None)
 
     def owner_of_body(self, head: Head, body: bytes) -> int | None:
         """Where a request belongs that was read whole: to what it goes on with, if to nothing
@@ -91,6 +108,12 @@ class Handover:
         """Whether a session is another process's."""
         return self._owner_of(session) is not None
 
+    def is_at_home_elsewhere(
+        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+    ) -> bool:
+        """Whether a request that names no session has its home in another process."""
+        return self._home_of(path, headers, peer, notes) is not None
+
     def is_parked_elsewhere(self, body: bytes) -> bool:
         """Whether a request that names no session goes on with what another process holds."""
         state = marked_state(body)
@@ -103,6 +126,15 @@ class Handover:
             self._arriving = False
             return None
         return self.colleagues.owner_of(token)
+
+    def _home_of(
+        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+    ) -> int | None:
+        home = self.home_of(path, headers, peer, notes)
+        if home is None or not self._arriving:
+            return home
+        self._arriving = False
+        return None
 
     # -- away ------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class GuardSite(Site):
         self.lines = HeadLines()
         self.is_elsewhere: Callable[[str], bool] = _never
         """Whether the session with this id belongs to another process."""
+        self.is_at_home_elsewhere: Callable[..., bool] = _never
+        """Whether a request of no session has its home there; see `moving.Handover`."""
         self.is_parked_elsewhere: Callable[[bytes], bool] = _never
         """Whether a request with this body, of no session, goes on with what another one holds."""
         self.handover: Handover | None = None
@@ -127,6 +129,7 @@ class GuardSite(Site):
         """Let connections move to other processes behind the same listener."""
         self.handover = handover
         self.is_elsewhere = handover.is_elsewhere
+        self.is_at_home_elsewhere = handover.is_at_home_elsewhere
         self.is_parked_elsewhere = handover.is_parked_elsewhere
 
     def general_channel(self) -> GuardChannel:
@@ -261,7 +264,7 @@ class GuardSite(Site):
                 channel.abort("failed")
 
 
-def _never(of: object) -> bool:
+def _never(*of: object) -> bool:
     return False
 
 

@@ -1,20 +1,28 @@
 """A worker among others: connections go to the one that they belong to."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
 
+from mcpguard.errors import Refused
+from mcpguard.front.exchange import Incoming
 from mcpguard.front.handover import Parcel
-from mcpguard.front.moving import Handover, HandoverBounds
+from mcpguard.front.moving import Handover, HandoverBounds, Notes
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.serving import fresh_token
 from mcpguard.observe.events import Meter
 from mcpguard.ops.workers.switchboard import Switchboard, SwitchboardBounds
-from mcpguard.pipeline.session_table import SessionTable
-from mcpguard.protocol.ownership import marked
+from mcpguard.pipeline.bridge.upstream import BridgingUpstream
+from mcpguard.pipeline.corridor import Pipeline
+from mcpguard.protocol.mcp import MODERN_VERSIONS
+from mcpguard.protocol.ownership import home_of, marked
+from mcpguard.upstream.link import Directory
 
 HANDOVERS = "mcp_guard_handovers_total"
+_NOTE = "home"
 INLINE_BYTES = 32_768
 READ_AHEAD = 262_144
 """More than the channels read before they are told that the rest belongs elsewhere."""
@@ -42,7 +50,9 @@ class Neighbours:
     reactor: Any
     seat: Seat
     site: GuardSite
-    table: SessionTable
+    pipeline: Pipeline
+    directory: Directory
+    wall: Callable[[], float]
     meter: Meter
     _switchboard: Switchboard = field(init=False)
     _handover: Handover = field(init=False)
@@ -70,6 +80,7 @@ class Neighbours:
             self._switchboard,
             HandoverBounds(connections=2_000, unread_bytes=max(67_108_864, 2 * one)),
             self._count,
+            self._home_of,
         )
 
     def start(self) -> None:
@@ -89,9 +100,45 @@ class Neighbours:
     def _take(self, descriptor: int, parcel: Parcel) -> None:
         self._handover.adopt(self.site, descriptor, parcel)
 
+    def _home_of(
+        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+    ) -> int | None:
+        """The one place of a principal whose stateless requests go on where the last one ended."""
+        version = headers.get("mcp-protocol-version")
+        if version is None or version[0] not in MODERN_VERSIONS:
+            return None
+        route = self.directory.resolve(path)
+        upstream = None if route is None else route.upstream
+        if not isinstance(upstream, BridgingUpstream) or not upstream.remembers:
+            return None
+        home = notes.get(_NOTE) if notes is not None else None
+        if home is None:
+            home = self._home_of_principal(path, headers, peer)
+            if notes is not None and home is not None:
+                notes[_NOTE] = home
+        return home if home != self.seat.number and self._switchboard.passes_on else None
+
+    def _home_of_principal(
+        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str
+    ) -> int | None:
+        asked = Incoming("", "POST", path, "", headers, b"", peer, 0.0)
+        try:
+            found = self.pipeline.callers.authenticator.authenticate(asked, self.wall())
+        except Refused:
+            # It is refused here, where it counts.
+            return None
+        if isinstance(found, Deferred):
+            # Whoever has to be asked first is asked once, for the request itself.
+            found.addErrback(lambda failure: failure.trap(Refused, CancelledError))
+            found.cancel()
+            return None
+        return home_of(found.key, self.seat.workers)
+
     def _returned(self, number: int) -> None:
         # This one may have stood in for it.
-        self.table.leave_to(lambda session_id: self._switchboard.owner_of(session_id) == number)
+        self.pipeline.table.leave_to(
+            lambda session_id: self._switchboard.owner_of(session_id) == number
+        )
 
     def _count(self, outcome: str) -> None:
         self.meter.count(HANDOVERS, result=outcome)

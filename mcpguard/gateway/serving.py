@@ -134,4 +134,5 @@ def served(
             listens=10_000,
         ),
     )
-    return BridgingUpstream(renewing, settings.bridge, handshake, stateless)
+    per_principal = settings.transport == "stdio" and settings.isolation == "per_principal"
+    return BridgingUpstream(renewing, settings.bridge, handshake, stateless, per_principal)

@@ -35,7 +35,12 @@ def place_of(token: str, workers: int) -> int:
     restart (``session_key``) is at one of them then, and not at several.
     """
     number = unmarked(token)[0]
-    return ((int(number) if number else crc32(token.encode("utf-8", "replace"))) - 1) % workers + 1
+    return (int(number) - 1) % workers + 1 if number else home_of(token, workers)
+
+
+def home_of(name: str, workers: int) -> int:
+    """One place among so many workers for every name, spread evenly."""
+    return crc32(name.encode("utf-8", "replace")) % workers + 1
 
 
 class _Stated(msgspec.Struct):

@@ -99,6 +99,11 @@ class Switchboard:
             on_sent=self._arrived,
         )
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether connections can leave now."""
+        return self._open
+
     # -- life ------------------------------------------------------------------------------
 
     def start(self) -> None:

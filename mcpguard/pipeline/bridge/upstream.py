@@ -75,6 +75,10 @@ class BridgingUpstream:
     bridge: Bridge
     handshake: HandshakeSide
     stateless_side: StatelessSide
+    per_principal: bool = False
+    """Whether each principal has a server of its own (``isolation``), for what that remembers."""
+    _in_sessions: bool = field(init=False, default=True)
+    """Whether stateless requests share a session of their principal, as far as is known."""
     name: str = field(init=False, default=Factory(lambda self: self.inner.name, takes_self=True))
     """See `link.Upstream`; its own, because every request asks for it several times."""
 
@@ -131,6 +135,14 @@ class BridgingUpstream:
         """See `link.Upstream`."""
         return Deferred.fromCoroutine(self._stateless(principal_key, path))
 
+    @property
+    def remembers(self) -> bool:
+        """Whether what a stateless request leaves behind is there for its principal's next one.
+
+        So they belong into one process. As long as it is not known they might.
+        """
+        return self.per_principal or (self.translates and self._in_sessions)
+
     # -- inside ----------------------------------------------------------------------------
 
     @property
@@ -139,6 +151,7 @@ class BridgingUpstream:
         return self.bridge == "translate"
 
     def _widened(self, eras: Eras) -> Eras:
+        self._in_sessions = not eras.modern
         if eras.modern and not eras.legacy:
             return evolve(eras, legacy=True, bridged="legacy")
         if eras.legacy and not eras.modern and self.translates:
