@@ -159,7 +159,9 @@ class Correlator(Generic[Sink]):
             raise Saturated
         gid = self._next
         self._next += 1
-        token, params = _swap_token(outbound.params, gid)
+        token, params = None, outbound.params
+        if params is not None and "_meta" in params:
+            token, params = _swap_token(params, gid)
         hard = float("inf") if outbound.endless else now + self._max_timeout
         # An endless one has no deadline once it has begun, but must begin in time.
         soft = min(hard, now + self._timeout)
@@ -226,7 +228,11 @@ class Correlator(Generic[Sink]):
         if "method" in message:
             return self._receive_call(message, now)
         if "id" in message:
-            return self._receive_response(message)
+            gid = _own(message["id"])
+            if gid is not None:
+                return self.answered(gid, message)
+            # An error with a null id: the server could not read something we sent.
+            return Stray("unaddressed" if message["id"] is None else "unknown")
         return Stray("malformed")
 
     def flush(self, gid: int, now: float) -> Message | None:
@@ -242,20 +248,18 @@ class Correlator(Generic[Sink]):
         # The generic cell rate algorithm: one number instead of a bucket.
         pending.progress_due = max(pending.progress_due, now) + self._progress_interval
 
-    def _receive_response(self, message: Message) -> Received[Sink]:
-        gid = _own(message["id"])
-        if gid is None:
-            # An error with a null id: the server could not read something we sent.
-            return Stray("unaddressed" if message["id"] is None else "unknown")
+    def answered(self, gid: int, message: Message) -> Received[Sink]:
+        """The same for a response whose id is ``gid``."""
         pending = self._pending.pop(gid, None)
         if pending is None:
             return Stray("late" if 0 < gid < self._next else "unknown")
-        if ("result" in message) == ("error" in message):
+        failed = "error" in message
+        if ("result" in message) == failed:
             return Broken(pending, "a response with both or neither of result and error")
-        if not isinstance(message.get("result", message.get("error")), dict):
+        if not isinstance(message["error" if failed else "result"], dict):
             return Broken(pending, "a response whose result or error is not an object")
         restored = {**message, "id": pending.outbound.id}
-        if pending.outbound.method == LISTEN and "result" in message:
+        if pending.outbound.method == LISTEN and not failed:
             restored["result"] = _restore_subscription(message["result"], pending.outbound.id)
         return Answer(pending, restored, pending.held)
 
@@ -331,10 +335,10 @@ def _is_id(key: object) -> bool:
     return type(key) in (int, str)
 
 
-def _swap_token(params: Message | None, gid: int) -> tuple[Id | None, Message | None]:
+def _swap_token(params: Message, gid: int) -> tuple[Id | None, Message]:
     """The client's progress token, and params with ``gid`` in its place; copies only if it must."""
-    meta = params.get("_meta") if params is not None else None
-    if params is None or not isinstance(meta, dict) or "progressToken" not in meta:
+    meta = params["_meta"]
+    if not isinstance(meta, dict) or "progressToken" not in meta:
         return None, params
     return meta["progressToken"], {**params, "_meta": {**meta, "progressToken": gid}}
 

@@ -29,6 +29,8 @@ class Deadlines:
     clock: IReactorTime
     _due: dict[Expiring, float] = field(init=False, factory=dict)
     _timer: IDelayedCall | None = field(init=False, default=None)
+    _next: float = field(init=False, default=0.0)
+    """When the timer fires."""
 
     def __len__(self) -> int:
         return len(self._due)
@@ -36,7 +38,8 @@ class Deadlines:
     def set(self, one: Expiring, at: float) -> None:
         """Expire it at this time of the clock, whatever was set before."""
         self._due[one] = at
-        self._set(at)
+        if self._timer is None or at < self._next:
+            self._set(at)
 
     def drop(self, one: Expiring) -> None:
         """Take its deadline away."""
@@ -47,9 +50,10 @@ class Deadlines:
     def _set(self, at: float) -> None:
         """Have the timer fire then, if not before."""
         if self._timer is not None:
-            if at >= self._timer.getTime():
+            if at >= self._next:
                 return
             self._timer.cancel()
+        self._next = at
         self._timer = self.clock.callLater(max(0.0, at - self.clock.seconds()), self._fire)
 
     def _fire(self) -> None:

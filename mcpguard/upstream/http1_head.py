@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from attrs import define, field, frozen
 
-from mcpguard.upstream.wire import Head, Headers
+from mcpguard.upstream.wire import FixedHeaders, Head, Headers
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]"
@@ -162,8 +162,9 @@ class AnswerHeads:
 class RequestHeads:
     """Renders the heads of requests to one origin (``scheme://host[:port]``).
 
-    A link sends the same head again and again, so at most ``max_entries`` are kept. None of more
-    than ``max_bytes``: a caller's words stand in some, as long as a body may be.
+    A link sends the same head again and again: it is kept with `FixedHeaders`. Of the others at
+    most ``max_entries`` are kept, and none of more than ``max_bytes``: a caller's words stand in
+    some, as long as a body may be.
     """
 
     origin: str
@@ -178,6 +179,8 @@ class RequestHeads:
 
         Raises ValueError, with words that quote neither URL nor values, for what cannot be sent.
         """
+        if type(headers) is FixedHeaders:
+            return self._render_fixed(method, url, headers)
         key = (method, url, tuple(headers))
         known = self._known.get(key)
         if known is None:
@@ -190,6 +193,14 @@ class RequestHeads:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def _render_fixed(self, method: str, url: str, headers: FixedHeaders) -> bytes:
+        last = headers.rendered
+        if last is not None and last[0] is self and last[1] == method and last[2] == url:
+            return last[3]
+        head = self._render(method, url, headers)
+        headers.rendered = self, method, url, head
+        return head
 
     def _render(self, method: str, url: str, headers: Headers) -> bytes:
         if not url.startswith(self.origin):

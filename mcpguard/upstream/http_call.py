@@ -11,7 +11,6 @@ from mcpguard.protocol.jsonrpc import encode
 from mcpguard.upstream.correlation import (
     Answer,
     Broken,
-    Pending,
     Progress,
     Saturated,
     ServerNotification,
@@ -97,7 +96,6 @@ class HttpCall:
     gid: int = field(init=False, default=0)
     _body: bytes = field(init=False, default=b"")
     _headers: Headers = field(init=False, default=())
-    _pending: "Pending[HttpCall] | None" = field(init=False, default=None)
     _opened_at: float = field(init=False, default=0.0)
     _reader: MessageReader | None = field(init=False, default=None)
     _head: Head | None = field(init=False, default=None)
@@ -110,6 +108,8 @@ class HttpCall:
     _resumed: bool = field(init=False, default=False)
     _silent: int = field(init=False, default=0)
     """Resumptions in a row on which nothing was heard."""
+    _taken: bool = field(init=False, default=False)
+    """The server has taken the request and will answer it elsewhere."""
     _refused: bool = field(init=False, default=False)
     """The server's answer was that it does not know the session."""
     _done: bool = field(init=False, default=False)
@@ -131,12 +131,10 @@ class HttpCall:
                 UpstreamFailure(Reason.UPSTREAM_BUSY, "too many waiting", remote.bounds.busy_secs)
             )
             return False
-        self._pending = pending = remote.correlator.get(self.gid)
-        assert pending is not None
         # An endless request has no deadline of its own, but must begin within the timeout.
-        remote.deadlines.set(self, min(pending.deadline, now + remote.timeout))
-        self._body = encode(message)
-        if len(self._body) > remote.reader.max_message_size:
+        remote.deadlines.set(self, now + remote.timeout)
+        self._body = body = encode(message)
+        if len(body) > remote.reader.max_message_size:
             self._fail(UpstreamFailure(Reason.UPSTREAM_FAILED, "a request over max_message_size"))
             return False
         self._headers = self.link.request_headers(outbound, message)
@@ -202,8 +200,10 @@ class HttpCall:
             )
             return
         self.link.opened(self, head)
-        if self._taken and self._reader is not None:
-            self._reader.discard()
+        if self.link.answers_aside and 200 <= head.status < 300:
+            self._taken = True
+            if self._reader is not None:
+                self._reader.discard()
 
     def message(self, message: Message) -> None:
         """See `http_reader.ReaderOwner`."""
@@ -283,17 +283,12 @@ class HttpCall:
 
     # inside
 
-    @property
-    def _taken(self) -> bool:
-        """Whether the server has taken the request and will answer it elsewhere."""
-        head = self._head
-        return self.link.answers_aside and head is not None and 200 <= head.status < 300
-
     def _connected(self, reader: MessageReader) -> None:
-        self._reader = reader
         if self._done:
             # It ended while the wire was still at it: the address was refused, say.
             reader.abort()
+        else:
+            self._reader = reader
 
     def progressed(self, message: Message | None, due: float | None) -> None:
         """Progress of this request: to be passed on now, or at ``due``."""
@@ -311,7 +306,8 @@ class HttpCall:
 
     def expired(self) -> None:
         """See `deadlines.Expiring`; progress has put it off if the request's own is later."""
-        pending, remote = self._pending, self.remote
+        remote = self.remote
+        pending = remote.correlator.get(self.gid)
         put_off = pending is not None and pending.deadline > remote.clock.seconds()
         if pending is not None and put_off and not self.outbound.endless:
             remote.deadlines.set(self, pending.deadline)
@@ -367,12 +363,13 @@ class HttpCall:
                     timer.cancel()
             self._flush = self._resume = None
         self._body = b""
-        if self._reader is not None:
+        # Without it nothing is left here that only the garbage collection could free.
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.over:
             if result in ("success", "error"):
                 # Its end is all that is missing before the connection can be used again.
-                self._reader.discard()
+                reader.discard()
             else:
-                self._reader.abort()
-        self.remote.leave(self.outbound.endless)
-        self.remote.count(result, self._opened_at)
+                reader.abort()
+        self.remote.over(self.outbound.endless, result, self._opened_at)
         self.link.ended(self)

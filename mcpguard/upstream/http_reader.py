@@ -88,18 +88,14 @@ class MessageReader:
     exchange: Exchange | None = field(init=False, default=None)
     """Set by whoever sent the request, as soon as there is one."""
     _form: Form = field(init=False, default="other")
-    _parts: list[bytes] = field(init=False, factory=list)
+    _parts: list[bytes] | None = field(init=False, default=None)
     _held: int = field(init=False, default=0)
     _words: bytes = field(init=False, default=b"")
     _framer: EventFramer | None = field(init=False, default=None)
     _discarding: bool = field(init=False, default=False)
     _discard_timer: IDelayedCall | None = field(init=False, default=None)
-    _over: bool = field(init=False, default=False)
-
-    @property
-    def over(self) -> bool:
-        """True once the exchange has ended, or was aborted."""
-        return self._over
+    over: bool = field(init=False, default=False)
+    """The exchange has ended, or was aborted."""
 
     @property
     def words(self) -> str:
@@ -108,9 +104,9 @@ class MessageReader:
 
     def discard(self) -> None:
         """Tell the owner no more; read on within the bounds, then cut the connection."""
-        if self._over or self._discarding:
+        if self.over or self._discarding:
             return
-        self._parts.clear()
+        self._parts = None
         self._held = 0
         self._discarding = True
         self._discard_timer = self.clock.callLater(self.bounds.discard_secs, self.abort)
@@ -123,16 +119,16 @@ class MessageReader:
 
     def cut(self, failure: UpstreamFailure) -> None:
         """End it from outside: tell the owner, unless it has stopped listening."""
-        listening = not self._over and not self._discarding
+        listening = not self.over and not self._discarding
         self.abort()
         if listening:
             self.owner.lost(failure)
 
     def _finish(self) -> None:
-        if self._over:
+        if self.over:
             return
-        self._over = True
-        self._parts.clear()
+        self.over = True
+        self._parts = None
         timer, self._discard_timer = self._discard_timer, None
         if timer is not None and timer.active():
             timer.cancel()
@@ -140,7 +136,7 @@ class MessageReader:
 
     def head(self, head: Head) -> None:
         """See `wire.Receiver`."""
-        if self._over:
+        if self.over:
             self.abort()
             return
         if head.status < 500 and head.status not in (401, 403):
@@ -158,7 +154,7 @@ class MessageReader:
 
     def data(self, chunk: bytes) -> None:
         """See `wire.Receiver`."""
-        if self._over:
+        if self.over:
             self.abort()
         elif self._discarding or self._form == "other":
             self._held += len(chunk)
@@ -172,6 +168,8 @@ class MessageReader:
             self._held += len(chunk)
             if self._held > self.bounds.max_message_size:
                 self._fail(Reason.ANSWER_TOO_LARGE, "a body over max_message_size")
+            elif self._parts is None:
+                self._parts = [chunk]
             else:
                 self._parts.append(chunk)
         else:
@@ -180,22 +178,22 @@ class MessageReader:
     def whole(self, head: Head, body: bytes) -> None:
         """See `wire.Receiver`."""
         plain = head.status == 200 and head.media_type == JSON
-        if not plain or self._over or not 0 < len(body) <= self.bounds.max_message_size:
+        if not plain or self.over or not 0 < len(body) <= self.bounds.max_message_size:
             self.head(head)
-            if body and not self._over:
+            if body and not self.over:
                 self.data(body)
             self.end()
             return
         self.contact(None)
         self._form = "json"
         self.owner.opened(head, "json")
-        if not self._over:
+        if not self.over:
             self._conclude(body)
 
     def end(self) -> None:
         """See `wire.Receiver`."""
-        if not self._over:
-            self._conclude(b"".join(self._parts))
+        if not self.over:
+            self._conclude(b"".join(self._parts or ()))
 
     def _conclude(self, body: bytes) -> None:
         """The body is complete."""
@@ -210,7 +208,7 @@ class MessageReader:
 
     def lost(self, failure: UpstreamFailure) -> None:
         """See `wire.Receiver`."""
-        if self._over:
+        if self.over:
             return
         self._finish()
         if failure.reason is Reason.UPSTREAM_UNAVAILABLE:
@@ -223,7 +221,7 @@ class MessageReader:
         try:
             for event in self._framer.feed(chunk):
                 self._event(event)
-                if self._over or self._discarding:
+                if self.over or self._discarding:
                     return
         except EventTooLong:
             self._fail(Reason.ANSWER_TOO_LARGE, "an event over max_message_size")
@@ -231,7 +229,7 @@ class MessageReader:
     def _event(self, event: ServerEvent) -> None:
         if event.id is not None or event.retry is not None:
             self.owner.mark(event.id, event.retry)
-        if self._over:
+        if self.over:
             return
         if event.event not in (None, "message"):
             if self.on_event is not None:

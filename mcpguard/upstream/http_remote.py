@@ -29,7 +29,7 @@ from mcpguard.upstream.http_reader import (
 )
 from mcpguard.upstream.link import Message, UpstreamFailure
 from mcpguard.upstream.target import Target
-from mcpguard.upstream.wire import Headers, Wire
+from mcpguard.upstream.wire import FixedHeaders, Headers, Wire
 
 if TYPE_CHECKING:
     from mcpguard.upstream.http_call import HttpCall
@@ -113,13 +113,17 @@ class Remote:
             reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
             return reader
         self._readers.add(reader)
-        # Should the configuration name one of the protocol's headers, the protocol's is sent.
-        whole = (*self.own_headers, *headers)
+        whole = headers if type(headers) is FixedHeaders else (*self.own_headers, *headers)
         reader.exchange = self.wire.send(method, url, whole, body, reader)
         if reader.over:
             # Given up while the wire was still at it.
             reader.exchange.abort()
         return reader
+
+    def fix(self, headers: Headers) -> FixedHeaders:
+        """Headers for `ask` that go with many requests."""
+        # Should the configuration name one of the protocol's headers, the protocol's is sent.
+        return FixedHeaders((*self.own_headers, *headers))
 
     def stop(self) -> None:
         """Close every connection in use, telling who waits, and open none any more."""
@@ -153,13 +157,14 @@ class Remote:
         An answer counts on the stream of its own request only, progress on the streams of its own
         link, so that a server cannot speak into another caller's conversation.
         """
-        method, params = message.get("method"), message.get("params")
-        params = params if isinstance(params, dict) else {}
-        if method is None:
+        if "method" not in message:
             key = message.get("id")
             if call is None or type(key) is not int or key != call.gid:
                 return Stray("foreign")
-        elif method == PROGRESS:
+            return self.correlator.answered(key, message)
+        method, params = message["method"], message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if method == PROGRESS:
             if self._belongs_elsewhere(params.get("progressToken"), link, call):
                 return Stray("foreign")
         elif method == CANCELLED:
@@ -189,8 +194,9 @@ class Remote:
         """Count a message that was dropped."""
         self.meter.count(STRAYS, server=self.name, kind=kind)
 
-    def count(self, result: str, opened_at: float) -> None:
-        """Count a finished request."""
+    def over(self, endless: bool, result: str, opened_at: float) -> None:
+        """Give the place of a finished request back, and count it."""
+        self.leave(endless)
         seconds = max(0.0, self.clock.seconds() - opened_at)
         self.meter.upstream(self.name, self.transport, result, seconds)
 

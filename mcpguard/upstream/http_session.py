@@ -15,7 +15,7 @@ from mcpguard.upstream.http_sinks import Nobody
 from mcpguard.upstream.http_stream import ServerStream
 from mcpguard.upstream.link import Message, Opening, Outbound, UpstreamFailure
 from mcpguard.upstream.url_session import UrlSession
-from mcpguard.upstream.wire import Head, Headers
+from mcpguard.upstream.wire import FixedHeaders, Head, Headers
 
 _SESSION_ID = re.compile(r"[\x21-\x7e]+")
 _SERVER_ERROR = -32000
@@ -30,6 +30,8 @@ class HttpSession(UrlSession):
     _stream: ServerStream | None = field(init=False, default=None)
     _doubt: IDelayedCall | None = field(init=False, default=None)
     """Set while nobody knows whether the server still has the session."""
+    _fixed: FixedHeaders | None = field(init=False, default=None)
+    """Those of everything that is posted, once they are known."""
 
     def leave(self) -> Deferred[None]:
         """See `url_session.UrlSession`: the server keeps an open session for who has its id."""
@@ -52,18 +54,13 @@ class HttpSession(UrlSession):
 
     # CallLink
 
-    @property
-    def answers_aside(self) -> bool:
-        """See `http_call.CallLink`."""
-        return False
-
     def resume_headers(self, event_id: str) -> Headers | None:
         """See `http_call.CallLink` (2025-11-25 lets a server cut a stream and be polled)."""
         return self._stream_headers(event_id)
 
     def opened(self, call: HttpCall, head: Head) -> None:
         """See `http_call.CallLink`: the head of ``initialize``'s answer names the session."""
-        if head.status == 200:
+        if head.status == 200 and self._doubt is not None:
             self._taken()
         if call is not self._handshake or head.status != 200:
             return
@@ -92,7 +89,13 @@ class HttpSession(UrlSession):
         )
 
     def _post_headers(self) -> Headers:
-        return (*POST_HEADERS, *self._session_headers())
+        if self._fixed is not None:
+            return self._fixed
+        headers = self.remote.fix((*POST_HEADERS, *self._session_headers()))
+        if self._version is not None:
+            # Neither it nor the session's id changes any more.
+            self._fixed = headers
+        return headers
 
     def _tells_loss(self, head: Head, message: Message | None, words: str) -> bool:
         """See `UrlSession`.

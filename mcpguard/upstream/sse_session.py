@@ -26,6 +26,7 @@ class SseSession(UrlSession):
     """
 
     limits: SseBounds
+    answers_aside: bool = field(init=False, default=True)
     _stream: SseStream | None = field(init=False, default=None)
 
     # StreamOwner
@@ -74,11 +75,6 @@ class SseSession(UrlSession):
         self.forgotten(UpstreamFailure(Reason.SESSION_NOT_FOUND, failure.detail))
 
     # CallLink
-
-    @property
-    def answers_aside(self) -> bool:
-        """See `http_call.CallLink`."""
-        return True
 
     def opened(self, call: HttpCall, head: Head) -> None:
         """See `http_call.CallLink`."""

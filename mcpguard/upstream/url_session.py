@@ -49,6 +49,7 @@ class UrlSession(ABC):
     inbox: Inbox
     on_end: Callable[["UrlSession"], None]
     one_stream_each: bool = field(init=False, default=False)
+    answers_aside: bool = field(init=False, default=False)
     _version: str | None = field(init=False, default=None)
     _handshake: HttpCall | None = field(init=False, default=None)
     _calls: set[HttpCall] = field(init=False, factory=set)
@@ -58,11 +59,6 @@ class UrlSession(ABC):
     _over: UpstreamFailure | None = field(init=False, default=None)
 
     # what a transport adds
-
-    @property
-    @abstractmethod
-    def answers_aside(self) -> bool:
-        """See `http_call.CallLink`."""
 
     @abstractmethod
     def _begin(self, handshake: HttpCall) -> None:

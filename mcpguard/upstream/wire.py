@@ -16,6 +16,16 @@ from mcpguard.upstream.link import UpstreamFailure
 Headers = Sequence[tuple[str, str]]
 
 
+class FixedHeaders(tuple[tuple[str, str], ...]):
+    """The same headers for many requests; a wire keeps with them what it has made of them.
+
+    They are all of a request's headers, those of the configuration too (`http_remote.Remote.fix`).
+    """
+
+    rendered: tuple[object, str, str, bytes] | None = None
+    """By whom, for which method and URL, and what."""
+
+
 @frozen
 class Head:
     """The first part of an HTTP answer."""

@@ -14,6 +14,7 @@ from mcpguard.upstream.http1_head import (
     may_begin,
     parse_head,
 )
+from mcpguard.upstream.wire import FixedHeaders
 
 _STATUSES = (b"200 OK", b"204 No Content", b"304 X", b"103 X", b"500 X", b"404")
 _LINES = (
@@ -321,6 +322,24 @@ class RequestHeadsTests(SynchronousTestCase):
                 self.heads.render(method, url, headers)
             self.assertNotIn("b\r\nC", str(caught.exception))
         self.assertEqual(len(self.heads), 0)
+
+    def test_fixed(self) -> None:
+        """Fixed headers keep what was made of them, for the same request line and wire only."""
+        fixed = FixedHeaders((("A", "1"), ("a", "2")))
+        other = RequestHeads("http://h:82", 4, 1_000)
+        for heads, method, url in (
+            (self.heads, "POST", "http://h:81/a"),
+            (self.heads, "POST", "http://h:81/b"),
+            (self.heads, "GET", "http://h:81/b"),
+            (other, "GET", "http://h:82/b"),
+        ):
+            rendered = heads.render(method, url, fixed)
+            self.assertEqual(rendered, heads.render(method, url, tuple(fixed)))
+            self.assertIs(heads.render(method, url, fixed), rendered)
+        with self.assertRaises(ValueError):
+            self.heads.render("GET", "http://h:82/b", fixed)
+        with self.assertRaises(ValueError):
+            self.heads.render("GET", "http://h:81/", FixedHeaders((("A:", "c"),)))
 
     def test_bound(self) -> None:
         """No more heads are kept than said; each is what it would be anew."""

@@ -1,9 +1,12 @@
 """Tests of sessions with handshake-era servers."""
 
-from typing import Any
+import gc
+import weakref
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError
 
+from mcpguard.config.settings import Secret
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import InitializeRejected, Link, UpstreamFailure
 from tests.upstream.http_doubles import LEGACY, HttpCase, Inbox, Sent, Sink
@@ -41,6 +44,37 @@ class HandshakeTests(HttpCase):
             self.assertEqual(one.headers["mcp-session-id"], "s1")
             self.assertEqual(one.headers["mcp-protocol-version"], LEGACY)
             self.assertNotIn("mcp-method", one.headers)
+
+    def test_own_headers(self) -> None:
+        """The configured headers are on everything too, the handshake and the end included."""
+        self.upstream = self.build(headers={"X-Key": Secret("k", "test")})
+        link = self.ready()
+        self.ask(link, self.legacy(name="x"))
+        link.notify("notifications/roots/list_changed", None)
+        link.close()
+        self.assertEqual({one.method for one in self.wire.requests}, {"POST", "GET", "DELETE"})
+        self.assertEqual({one.headers["x-key"] for one in self.wire.requests}, {"k"})
+
+    def test_nothing_left(self) -> None:
+        """What belonged to a request that was answered is freed at once: no cycle holds it."""
+        self.addCleanup(gc.enable)
+        gc.disable()
+        link = self.ready()
+        for stream in (False, True):
+            call, sink, sent = self.ask(link, self.legacy(name="x"))
+            if stream:
+                sent.events()
+                sent.event_result({})
+                sent.end()
+            else:
+                sent.result({})
+            self.assertEqual(len(sink.answers), 1)
+            left: list[Any] = [weakref.ref(call), weakref.ref(sent.receiver)]
+            self.wire.requests.clear()
+            # As the real wire does at the end of an answer.
+            sent.receiver = cast("Any", None)
+            del call, sink, sent
+            self.assertEqual([one() for one in left], [None, None])
 
     def test_handshake_by_event_stream(self) -> None:
         """The answer may come as an event; what else is said so early is dropped."""
