@@ -19,7 +19,6 @@ from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.protocol.mcp import MODERN_VERSIONS
 from mcpguard.protocol.ownership import home_of, marked
-from mcpguard.upstream.link import Directory
 
 HANDOVERS = "mcp_guard_handovers_total"
 _NOTE = "home"
@@ -51,7 +50,6 @@ class Neighbours:
     seat: Seat
     site: GuardSite
     pipeline: Pipeline
-    directory: Directory
     wall: Callable[[], float]
     meter: Meter
     _switchboard: Switchboard = field(init=False)
@@ -80,7 +78,7 @@ class Neighbours:
             self._switchboard,
             HandoverBounds(connections=2_000, unread_bytes=max(67_108_864, 2 * one)),
             self._count,
-            self._home_of,
+            self.home_of,
         )
 
     def start(self) -> None:
@@ -100,14 +98,14 @@ class Neighbours:
     def _take(self, descriptor: int, parcel: Parcel) -> None:
         self._handover.adopt(self.site, descriptor, parcel)
 
-    def _home_of(
+    def home_of(
         self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
     ) -> int | None:
         """The one place of a principal whose stateless requests go on where the last one ended."""
         version = headers.get("mcp-protocol-version")
         if version is None or version[0] not in MODERN_VERSIONS:
             return None
-        route = self.directory.resolve(path)
+        route = self.pipeline.directory.resolve(path)
         upstream = None if route is None else route.upstream
         if not isinstance(upstream, BridgingUpstream) or not upstream.remembers:
             return None

@@ -212,9 +212,7 @@ class Gateway(Service):
         self._neighbours = (
             None
             if seat is None
-            else Neighbours(
-                reactor, seat, self._site, self.pipeline, self.directory, wall, self.metrics
-            )
+            else Neighbours(reactor, seat, self._site, self.pipeline, wall, self.metrics)
         )
         self._operator_site: GuardSite | None = None
         if settings.admin is not None:

@@ -152,6 +152,28 @@ class WireTransport(StringTransport):
         if not self.stuck:
             self.lose(Failure(ConnectionDone()))
 
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Take a producer; one that is to be asked is asked at once."""
+        super().registerProducer(producer, streaming)
+        if not streaming:
+            producer.resumeProducing()
+
+    def startWriting(self) -> None:
+        """Look in the next turn whether all is sent, and have the producer go on if it is."""
+        self.clock.callLater(0, self._look)
+
+    def _look(self) -> None:
+        if self.producer is not None and not (self.stuck and self.unread):
+            self.producer.resumeProducing()
+
+    def getHandle(self) -> "WireTransport":
+        """What has the descriptor."""
+        return self
+
+    def fileno(self) -> int:
+        """A descriptor that nothing has."""
+        return 1_000_000
+
     def loseWriteConnection(self) -> None:
         """Close our half."""
         self.half_closed = True
