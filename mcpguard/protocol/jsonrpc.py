@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import orjson
+import re2
 from attrs import frozen
 from msgspec import Struct
 
@@ -170,7 +171,8 @@ def _decode(body: bytes, bounds: Bounds) -> Any:
         _measure(value, bounds)
     try:
         # What is written exactly as it would be encoded has no member twice.
-        if orjson.dumps(value) == body:
+        encoded = orjson.dumps(value)
+        if encoded == body or _has_every_name(body, encoded):
             return value
     except orjson.JSONEncodeError:
         pass
@@ -184,6 +186,23 @@ def _decode(body: bytes, bounds: Bounds) -> Any:
         raise Malformed(Reason.INVALID_REQUEST, text, id) from None
     except RecursionError:
         _refuse(value, "The body is nested too deeply")
+
+
+_ODD = re2.compile(rb'"[ \t\r\n]+:|\\u00(?:22|3[aA])|[0-9]{19}')
+"""Where a name does not end in ``":``, where these two stand in a text without being seen, and
+numbers that the fast decoder may have rounded. By RE2, which takes a tenth of the time of `re`."""
+
+
+def _has_every_name(body: bytes, encoded: bytes) -> bool:
+    """Tell by counting whether what was decoded has every name that ``body`` has, each once.
+
+    ``encoded`` is the canonical form of what was decoded. In both, ``":`` ends a name or stands
+    in a text, written there as ``\\":``. A name that comes twice is once in the decoded value, and
+    what belonged to its first occurrence is lost, so the counts differ. False where in doubt: the
+    slow decoder knows. (Servers in Go escape ``<``, those in Python may write blanks: a listing
+    of 100 KB took the slow one 8 ms.)
+    """
+    return body.count(b'":') == encoded.count(b'":') and _ODD.search(body) is None
 
 
 def _measure(value: Any, bounds: Bounds) -> None:

@@ -388,6 +388,41 @@ class RoundTripTests(SynchronousTestCase):
         with self.assertRaises(Malformed):
             parse_object(doubled.encode(), BOUNDS)
 
+    @settings(deadline=None, max_examples=400)
+    @given(st.data())
+    def test_any_source(self, data: st.DataObject) -> None:
+        """Whatever way objects, names and texts are written, it is read as the slow decoder does.
+
+        Names and texts are made of what the counting of names could take for something else.
+        """
+        source = f'{{"jsonrpc":"2.0","method":"m","params":{{"arguments":{_source(data, 3)}}}}}'
+        try:
+            expected = json.loads(source, object_pairs_hook=_unique)
+        except KeyError:
+            with self.assertRaises(Malformed):
+                parse(source.encode(), BOUNDS)
+            return
+        parsed = parse(source.encode(), BOUNDS)
+        assert isinstance(parsed, Notification)
+        self.assertEqual(repr(parsed.fields), repr(expected))
+
+    def test_hidden_doubles(self) -> None:
+        """What is lost by a doubled name is not made up for by what the count does not see."""
+        for odd in (
+            '"b\\u0022:"',
+            '"b\\"\\u003a"',
+            '"b\\"\\u003A"',
+            '{"c" :1}',
+            '{"c"\n:1}',
+            '"b\\u0022\\u003a"',
+        ):
+            for count in range(4):
+                odds = ",".join(f'"x{number}":{odd}' for number in range(count))
+                comma = "," if odds else ""
+                body = f'{{"jsonrpc":"2.0","method":"m","params":{{"a":1,"a":2{comma}{odds}}}}}'
+                with self.assertRaises(Malformed, msg=body):
+                    parse(body.encode(), BOUNDS)
+
     @settings(deadline=None, max_examples=300)
     @given(st.binary(max_size=60) | st.text('{}[]":,12e.-\\u0atrue njsorpc\n', max_size=60))
     def test_noise(self, noise: bytes | str) -> None:
@@ -497,3 +532,48 @@ def _is_structure(text: str, at: int) -> bool:
         n += 1
     assume(n == at)
     return not inside
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise KeyError(name)
+        members[name] = value
+    return members
+
+
+_CHARACTERS = {
+    "a": ("a", "\\u0061"),
+    '"': ('\\"', "\\u0022"),
+    ":": (":", "\\u003a", "\\u003A"),
+    "\\": ("\\\\", "\\u005c"),
+    "<": ("<", "\\u003c"),
+    "é": ("é", "\\u00e9"),
+    "{": ("{",),
+    ",": (",",),
+}
+_NUMBERS = ("1", "-0", "1.0", "1e2", "0.1", "12345678901234567890123", "18446744073709551616")
+_BLANKS = ("", "", "", "", " ", "\n", "\t\r ")
+
+
+def _text(data: st.DataObject) -> str:
+    written = [
+        data.draw(st.sampled_from(_CHARACTERS[one]))
+        for one in data.draw(st.text("".join(_CHARACTERS), max_size=4))
+    ]
+    return f'"{"".join(written)}"'
+
+
+def _source(data: st.DataObject, depth: int) -> str:
+    """The source of some JSON value, in any spelling, names doubled now and then."""
+    kind = data.draw(st.sampled_from("otn" if depth else "tn"))
+    if kind == "n":
+        return data.draw(st.sampled_from(_NUMBERS))
+    if kind == "t":
+        return _text(data)
+    members = []
+    for _ in range(data.draw(st.integers(0, 3))):
+        before, behind = (data.draw(st.sampled_from(_BLANKS)) for _ in range(2))
+        members.append(f"{_text(data)}{before}:{behind}{_source(data, depth - 1)}")
+    return "{" + ",".join(members) + "}"
