@@ -109,6 +109,9 @@ class OtherHeads(SynchronousTestCase):
         ):
             self.assertIsNone(read(LINE, HOST, LENGTH, line), line)
             self.assertIsNone(read(LINE, HOST, LENGTH, line.upper()), line)
+            for method in ("GET", "DELETE"):
+                self.assertIsNone(read(f"{method} /mcp HTTP/1.1", HOST, line), line)
+                self.assertIsNone(read(f"{method} /mcp HTTP/1.1", HOST, LENGTH), line)
 
     def test_anything_twice(self) -> None:
         """A name that comes twice, however it is written, equal or not."""

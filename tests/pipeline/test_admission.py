@@ -29,6 +29,17 @@ class NotedTests(SynchronousTestCase):
         self.assertEqual(statuses, [200, 403, 200, 200, 200, 403, 403, 200])
         self.assertEqual(len(self.rig.upstream.asked), 5)
 
+    def test_other_methods(self) -> None:
+        """What a tool was allowed says nothing of a prompt or a resource of that name."""
+        self.rig = Rig(keys=(api_key("alice", allowed_prompts=(), allowed_resources=()),))
+        self.rig.upstream.reply = lambda outbound: {"result": {"content": []}}
+        self.headers = {"Mcp-Session-Id": self.rig.handshake()}
+        self.assertEqual((self.call("read"), self.call("read")), (200, 200))
+        for method in ("prompts/get", "resources/read"):
+            params = {"name": "read", "uri": "read"}
+            self.assertEqual(self.rig.call(method, params, headers=self.headers).status, 403)
+        self.assertEqual(len(self.rig.upstream.asked), 2)
+
     def test_other_rights(self) -> None:
         """When the rights behind a credential are others, they are asked anew."""
         self.assertEqual((self.call("read"), self.call("list_a")), (200, 200))
