@@ -92,6 +92,9 @@ class Residence:
             self._lodgers.remove(lodger)
             self.pool.give_back(self.session)
         for asked in open_questions:
+            if asked.settled:
+                # By the very answer that the server has ended the request at.
+                continue
             if answered and not asked.related and not self.over:
                 self._attribute(asked, None)
             else:
