@@ -194,7 +194,9 @@ class RunningCall:
         try:
             assert self.trip.custody is not None, "not admitted"
             self._params = self.trip.custody.opened(outbound.params)
-            self.call = link.request(replace(outbound, params=self._params), self)
+            call = link.request(replace(outbound, params=self._params), self)
+            if not self._ended:
+                self.call = call
         except Refused as refused:
             if self._end():
                 self._refuse(refused.refusal)
@@ -315,6 +317,8 @@ class RunningCall:
             self.call.cancel(cancel)
         if self.on_end is not None:
             self.on_end(self)
+        # It knows this object: what has ended must not wait for the garbage collector.
+        self.call = None
         return True
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -63,6 +63,7 @@ class Attempt:
         self.owner.withdraw(self)
         if self.call is not None:
             self.call.cancel(reason)
+            self.call = None
 
     def hold(self) -> None:
         """See `link.Call`; who waits for a renewal has not been asked anything."""
@@ -84,6 +85,8 @@ class Attempt:
         if not self._over:
             self._over = True
             self.owner.ended(self, message)
+            # It knows this object: what has ended must not wait for the garbage collector.
+            self.call = None
             self.sink.answer(message)
 
     def failed(self, failure: UpstreamFailure) -> None:
@@ -99,4 +102,5 @@ class Attempt:
                 failure = UpstreamFailure(Reason.UPSTREAM_FAILED, "forgotten a second time")
         self._over = True
         self.owner.ended(self, None)
+        self.call = None
         self.sink.failed(failure)
