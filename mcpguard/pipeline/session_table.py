@@ -44,6 +44,8 @@ class SessionTable:
         ),
     )
     """Those that must not be revived."""
+    _leaving: set[str] = field(init=False, factory=set)
+    """Those to leave to another process as soon as nothing runs in them."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -113,6 +115,7 @@ class SessionTable:
         self, session: Session, failure: UpstreamFailure | None = None, *, leave: bool = False
     ) -> Deferred[None]:
         """End one session; with ``leave`` only here, and not at its server."""
+        self._leaving.discard(session.id)
         if self._sessions.pop(session.id, None) is not None:
             key = session.principal.key
             left = self._per_principal.get(key, 1) - 1
@@ -129,22 +132,36 @@ class SessionTable:
         return closing
 
     def leave_to(self, belongs: Callable[[str], bool]) -> None:
-        """Leave what was taken up here in the place of others, by id, to those: they are back."""
+        """Leave what was taken up here in the place of others, by id, to those: they are back.
+
+        Where calls are running, once they are over: in an answer that the session has ended their
+        client would lose it altogether.
+        """
         for session in list(self._sessions.values()):
             if session.resumed and belongs(session.id):
-                self.end(session, leave=True)
-                link = session.link
-                if isinstance(link, Leavable):
-                    link.leave().addErrback(close_failed)
-                elif link is not None:
-                    close_quietly(link)
+                if session.running:
+                    self._leaving.add(session.id)
+                else:
+                    self._leave(session)
+
+    def _leave(self, session: Session) -> None:
+        self.end(session, leave=True)
+        link = session.link
+        if isinstance(link, Leavable):
+            link.leave().addErrback(close_failed)
+        elif link is not None:
+            close_quietly(link)
 
     def sweep(self) -> None:
-        """End sessions idle too long and drop what waited too long in the others."""
+        """End sessions idle too long, leave those that are to be left, and drop what waited too
+        long in the others.
+        """
         now = self.monotonic()
         for session in list(self._sessions.values()):
             idle = session.idle_since()
-            if idle is not None and now - idle > self.bounds.idle_secs:
+            if session.id in self._leaving and not session.running:
+                self._leave(session)
+            elif idle is not None and now - idle > self.bounds.idle_secs:
                 self.end(session)
             else:
                 session.sweep()

@@ -105,6 +105,7 @@ class SessionTests(SynchronousTestCase):
         stand_in = worker(3)
         own = stand_in.handshake()
         self.call(stand_in, session)
+        stand_in.upstream.links[1].answer(0, result={})
         self.assertEqual((self.resumed(stand_in), len(stand_in.pipeline.table)), (1, 2))
         stand_in.pipeline.table.leave_to(lambda one: place_of(one, 3) == 2)
         self.assertEqual(len(stand_in.pipeline.table), 1)
@@ -113,6 +114,20 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual([(link.left, link.closed) for link in links], [(0, 0), (1, 0)])
         self.call(stand_in, session)
         self.assertEqual(self.resumed(stand_in), 2)
+
+    def test_left_after_its_calls(self) -> None:
+        """What runs when the owner returns is answered here; then the session is left to it."""
+        session = worker(2).handshake()
+        stand_in = worker(3)
+        outlet = self.call(stand_in, session)
+        table, link = stand_in.pipeline.table, stand_in.upstream.links[0]
+        table.leave_to(lambda one: place_of(one, 3) == 2)
+        table.sweep()
+        self.assertEqual((len(table), link.left, outlet.status), (1, 0, None))
+        link.answer(0, result={"content": []})
+        self.assertEqual((outlet.status, outlet.json["result"]), (200, {"content": []}))
+        table.sweep()
+        self.assertEqual((len(table), link.left, link.closed), (0, 1, 0))
 
     def test_ended_for_good(self) -> None:
         """What its client has ended stays ended."""
