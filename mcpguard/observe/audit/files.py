@@ -143,15 +143,17 @@ class AuditFile:
     def _follow(self) -> _Open:
         """Return the open file, opened anew if it was moved away, deleted, or if that was asked."""
         current = self._open
-        if current is not None and not self._reopen:
-            try:
-                found = os.stat(self.path, follow_symlinks=False)
-            except FileNotFoundError:
-                pass
-            else:
-                if (found.st_dev, found.st_ino) == current.identity:
-                    return current
-        fresh = self._opened()
+        kept = current if current is not None and self._is_at_path(current) else None
+        if kept is not None and not self._reopen:
+            return kept
+        try:
+            fresh = self._opened()
+        except OSError:
+            if kept is None:
+                raise
+            # As after `twistd --uid`, whose user may not open it: what is open is still the file.
+            self._reopen = False
+            return kept
         if current is not None:
             self._leave(current)
         if self._carried:
@@ -159,6 +161,14 @@ class AuditFile:
             self._carried = b""
         self._open, self._reopen = fresh, False
         return fresh
+
+    def _is_at_path(self, current: _Open) -> bool:
+        """Whether the open file is still the one that has the name."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == current.identity
 
     def _leave(self, current: _Open) -> None:
         """Close a file; the line torn in it is completed there, or else written whole elsewhere."""

@@ -192,6 +192,24 @@ class AppendTests(FileCase):
         self.assertEqual(opened, [self.path])
         self.assertEqual(self.path.read_bytes(), line(1) + line(2))
 
+    def test_reopen_refused(self) -> None:
+        """What may not be opened again, and is the file still, is written to as before."""
+        file = self.make()
+        file.append([line(1)])
+        real = os.open
+
+        def refuse(path: object, *rest: int) -> int:
+            if path == self.path:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path, *rest)  # type: ignore[arg-type]
+
+        self.patch(os, "open", refuse)
+        file.ask_reopen()
+        self.assertEqual(file.append([line(2)]), Appended(1))
+        self.assertEqual(self.path.read_bytes(), line(1) + line(2))
+        self.path.rename(self.folder / "audit.log.1")
+        self.assertEqual(file.append([line(3)]).taken, 0)
+
     def test_torn_line_and_moved_file(self) -> None:
         """A line torn when the file is moved away is completed there."""
         file = self.make()
