@@ -189,11 +189,17 @@ class RawCase(GatewayCase):
         """Wait until they have all ended."""
         await gatherResults([one.over for one in exchanges])
 
-    async def shake_hands(self, gateway: RunningGateway, server: str, who: str = "tester") -> str:
+    async def shake_hands(
+        self,
+        gateway: RunningGateway,
+        server: str,
+        who: str = "tester",
+        capabilities: dict[str, Any] | None = None,
+    ) -> str:
         """Open a session; its id."""
         params = {
             "protocolVersion": LEGACY,
-            "capabilities": {},
+            "capabilities": capabilities or {},
             "clientInfo": {"name": "raw", "version": "1"},
         }
         message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
