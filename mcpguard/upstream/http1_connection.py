@@ -117,7 +117,7 @@ class Http1Connection:
         it is the exchange's fate.
         """
         # Whether anything has come since the reactor looked: its end, or bytes not asked for.
-        if not fresh and (self.dead or (self._poll is not None and self._poll(0))):
+        if not fresh and (self._lost or self._dead or (self._poll is not None and self._poll(0))):
             self._drop()
             return False
         request, exchange.request = exchange.request, b""

@@ -180,7 +180,12 @@ class RequestHeads:
         Raises ValueError, with words that quote neither URL nor values, for what cannot be sent.
         """
         if type(headers) is FixedHeaders:
-            return self._render_fixed(method, url, headers)
+            last = headers.rendered
+            if last is not None and last[0] is self and last[1] == method and last[2] == url:
+                return last[3]
+            head = self._render(method, url, headers)
+            headers.rendered = self, method, url, head
+            return head
         key = (method, url, tuple(headers))
         known = self._known.get(key)
         if known is None:
@@ -193,14 +198,6 @@ class RequestHeads:
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def _render_fixed(self, method: str, url: str, headers: FixedHeaders) -> bytes:
-        last = headers.rendered
-        if last is not None and last[0] is self and last[1] == method and last[2] == url:
-            return last[3]
-        head = self._render(method, url, headers)
-        headers.rendered = self, method, url, head
-        return head
 
     def _render(self, method: str, url: str, headers: Headers) -> bytes:
         if not url.startswith(self.origin):

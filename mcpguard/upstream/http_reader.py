@@ -7,12 +7,12 @@ from email.utils import parsedate_to_datetime
 from typing import Literal, Protocol
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mcpguard.errors import Reason
 from mcpguard.protocol.jsonrpc import Bounds, Malformed, parse_object
 from mcpguard.protocol.sse import EventFramer, EventTooLong, ServerEvent
+from mcpguard.upstream.deadlines import Deadlines
 from mcpguard.upstream.link import Message, UpstreamFailure
 from mcpguard.upstream.wire import Exchange, Head
 
@@ -76,7 +76,7 @@ class MessageReader:
 
     owner: ReaderOwner
     bounds: ReaderBounds
-    clock: IReactorTime
+    deadlines: Deadlines
     contact: Callable[[UpstreamFailure | None], None]
     """Told None when the server answers (neither fails nor refuses us), and the failure when it
     cannot be reached.
@@ -93,7 +93,6 @@ class MessageReader:
     _words: bytes = field(init=False, default=b"")
     _framer: EventFramer | None = field(init=False, default=None)
     _discarding: bool = field(init=False, default=False)
-    _discard_timer: IDelayedCall | None = field(init=False, default=None)
     over: bool = field(init=False, default=False)
     """The exchange has ended, or was aborted."""
 
@@ -109,7 +108,12 @@ class MessageReader:
         self._parts = None
         self._held = 0
         self._discarding = True
-        self._discard_timer = self.clock.callLater(self.bounds.discard_secs, self.abort)
+        deadlines = self.deadlines
+        deadlines.set(self, deadlines.clock.seconds() + self.bounds.discard_secs)
+
+    def expired(self) -> None:
+        """See `deadlines.Expiring`."""
+        self.abort()
 
     def abort(self) -> None:
         """Tell the owner no more and close the connection."""
@@ -129,9 +133,8 @@ class MessageReader:
             return
         self.over = True
         self._parts = None
-        timer, self._discard_timer = self._discard_timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        if self._discarding:
+            self.deadlines.drop(self)
         self.on_over(self)
 
     def head(self, head: Head) -> None:

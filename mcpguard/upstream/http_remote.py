@@ -107,7 +107,7 @@ class Remote:
         ``on_event`` is told of the events of an event stream that are no messages.
         """
         reader = MessageReader(
-            owner, self.reader, self.clock, self.contact, self._readers.discard, on_event
+            owner, self.reader, self.deadlines, self.contact, self._readers.discard, on_event
         )
         if self.stopped:
             reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))
@@ -196,7 +196,10 @@ class Remote:
 
     def over(self, endless: bool, result: str, opened_at: float) -> None:
         """Give the place of a finished request back, and count it."""
-        self.leave(endless)
+        if endless:
+            self._listening -= 1
+        else:
+            self._running -= 1
         seconds = max(0.0, self.clock.seconds() - opened_at)
         self.meter.upstream(self.name, self.transport, result, seconds)
 

@@ -54,6 +54,10 @@ class HttpSession(UrlSession):
 
     # CallLink
 
+    def request_headers(self, outbound: Outbound, message: Message) -> Headers:
+        """See `http_call.CallLink`."""
+        return self._fixed or self._post_headers()
+
     def resume_headers(self, event_id: str) -> Headers | None:
         """See `http_call.CallLink` (2025-11-25 lets a server cut a stream and be polled)."""
         return self._stream_headers(event_id)
@@ -89,7 +93,7 @@ class HttpSession(UrlSession):
         )
 
     def _post_headers(self) -> Headers:
-        if self._fixed is not None:
+        if self._fixed:
             return self._fixed
         headers = self.remote.fix((*POST_HEADERS, *self._session_headers()))
         if self._version is not None:

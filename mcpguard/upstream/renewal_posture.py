@@ -11,6 +11,8 @@ from mcpguard.upstream.link import Link, Message, Outbound, UpstreamFailure
 
 log = Logger()
 
+TELLING = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""Requests that change what a server knows of a session."""
 BUSY_SECS = 1.0
 """Before another try where a server has no place free and does not say when."""
 

@@ -27,7 +27,7 @@ from mcpguard.upstream.link import (
 )
 from mcpguard.upstream.renewal_attempt import Attempt
 from mcpguard.upstream.renewal_line import Line
-from mcpguard.upstream.renewal_posture import Posture, PostureBounds
+from mcpguard.upstream.renewal_posture import TELLING, Posture, PostureBounds
 
 log = Logger()
 
@@ -281,7 +281,7 @@ class RenewingLink:
     def ended(self, attempt: Attempt, answer: Message | None) -> None:
         """A request is over; an answer may have changed what the server knows of the session."""
         self._running.pop(attempt, None)
-        if answer is not None and "result" in answer:
+        if attempt.outbound.method in TELLING and answer is not None and "result" in answer:
             self.posture.heard(attempt.outbound)
 
     def withdraw(self, attempt: Attempt) -> None:

@@ -116,6 +116,7 @@ class UrlUpstream(ABC):
         self._wire = wire or _http1_wire(
             settings, target, reactor, https or BrowserLikePolicyForHTTPS()
         )
+        self._vigil = self._watch(random)
         self._remote = Remote(
             name=settings.name,
             transport=settings.transport,
@@ -143,25 +144,8 @@ class UrlUpstream(ABC):
                 progress_interval=PROGRESS_INTERVAL,
                 progress_burst=PROGRESS_BURST,
             ),
-            contact=self._contact,
-            doubt=self._doubt,
-        )
-        self._vigil = Vigil(
-            name=settings.name,
-            clock=self._clock,
-            random=random,
-            bounds=VIGIL,
-            probe=self._probe,
-            reach=self._reach,
-            changed=self._changed,
-            doubts=Doubts(
-                settings.name,
-                settings.era,
-                self._clock,
-                least_secs=DOUBT_SECS,
-                retry_secs=DOUBT_RETRY_SECS,
-            ),
-            pinned=Eras(legacy=True) if settings.era == "legacy" else None,
+            contact=self._vigil.contact,
+            doubt=self._vigil.doubt,
         )
         self._keep_sessions = keep_sessions
         self._sessions: set[UrlSession] = set()
@@ -200,6 +184,26 @@ class UrlUpstream(ABC):
         """See `link.Upstream`."""
         return self._vigil.eras()
 
+    def _watch(self, random: Callable[[], float]) -> Vigil:
+        settings = self._settings
+        return Vigil(
+            name=settings.name,
+            clock=self._clock,
+            random=random,
+            bounds=VIGIL,
+            probe=self._probe,
+            reach=self._reach,
+            changed=self._changed,
+            doubts=Doubts(
+                settings.name,
+                settings.era,
+                self._clock,
+                least_secs=DOUBT_SECS,
+                retry_secs=DOUBT_RETRY_SECS,
+            ),
+            pinned=Eras(legacy=True) if settings.era == "legacy" else None,
+        )
+
     @abstractmethod
     def _probe(self) -> Deferred[Eras]:
         """Ask the server what it speaks."""
@@ -216,9 +220,6 @@ class UrlUpstream(ABC):
 
     def _doubt(self, detail: str) -> UpstreamFailure:
         return self._vigil.doubt(detail)
-
-    def _contact(self, failure: UpstreamFailure | None) -> None:
-        self._vigil.contact(failure)
 
     def _changed(self, standing: Standing, failure: UpstreamFailure | None) -> None:
         if failure is None:

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.errors import Reason
 from mcpguard.protocol.jsonrpc import Bounds
 from mcpguard.protocol.sse import ServerEvent
+from mcpguard.upstream.deadlines import Deadlines
 from mcpguard.upstream.http_reader import (
     Form,
     MessageReader,
@@ -82,7 +83,11 @@ class MessageReaderTests(SynchronousTestCase):
         self.contacts: list[UpstreamFailure | None] = []
         self.overs = 0
         self.reader = MessageReader(
-            self.owner, BOUNDS, self.clock, self.contacts.append, lambda _: self.count()
+            self.owner,
+            BOUNDS,
+            Deadlines(self.clock),
+            self.contacts.append,
+            lambda _: self.count(),
         )
         self.reader.exchange = self.exchange
 
