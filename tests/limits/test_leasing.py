@@ -205,6 +205,32 @@ class BatchTests(LeasingCase):
             self.assertEqual(self.take(limiter, rate).remaining, 100_000 - taken)
             self.clock.advance(0.01)
 
+    def test_lapsed(self) -> None:
+        """A process that was held up past the end of its lease spends none of it."""
+        limiter = self.limiter()
+        limiter.stop()  # so that no timer forgets the key first
+        for _ in range(200):
+            self.take(limiter, WIDE)
+        held = self.authority._kept["a"].bucket.lent
+        self.assertGreater(held, 0)
+        self.clock.advance(OWN_SECS)
+        self.line.quick = False
+        answers = [limiter.take("a", WIDE) for _ in range(min(held, 50))]
+        self.assertEqual({type(answer) for answer in answers}, {Deferred})
+
+    def test_forgotten_by_the_authority(self) -> None:
+        """What the authority knows nothing of any more is not spent: it has lent it anew."""
+        limiter = self.limiter()
+        for _ in range(200):
+            self.take(limiter, WIDE)
+        asked = len(self.line.asked)
+        self.line.authority = MemoryAuthority(self.clock.seconds, max_keys=100)
+        while len(self.line.asked) == asked:
+            self.take(limiter, WIDE)
+        lent = self.line.authority._kept["a"].bucket.lent
+        self.assertLessEqual(limiter._accounts["a"].tokens, lent)
+        self.assertGreater(self.line.asked[-1].held, 0)
+
     def test_stop(self) -> None:
         """At the end all is given back; later requests are still answered, without a timer."""
         limiter, rate = self.limiter(), Rate(0.001, 1_000)
@@ -297,8 +323,11 @@ class WaitingTests(LeasingCase):
         while self.line.under_way:
             self.line.answer()
         self.assertTrue(self.now(first).allowed)
+        # What was granted to who is gone is spent: nobody has noted it as lent.
+        asked = len(self.line.asked)
         for _ in range(3):
             self.assertTrue(self.take(limiter, rate).allowed)
+        self.assertEqual(len(self.line.asked), asked + 3)
 
     def test_late_answer(self) -> None:
         """What came after the lease's end is not spent by later requests."""
