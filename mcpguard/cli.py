@@ -283,7 +283,7 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
 
     from mcpguard.config.load import load
     from mcpguard.foreground import Startable, begin_logging, run_service
-    from mcpguard.gateway import Gateway, worker_count
+    from mcpguard.gateway import Gateway, settle_down, worker_count
     from mcpguard.summary import startup_summary
 
     settings = loaded.settings
@@ -309,6 +309,7 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     def announce(url: str) -> None:
         # On stderr: with [audit] stdout, stdout holds JSON lines and nothing else.
         say(startup_summary(settings, (url,), plain=plain(sys.stderr)))
+        settle_down()
 
     problem = run_service(gateway, reactor, announce, say)
     if problem:

@@ -54,13 +54,15 @@ def makeService(options: Options) -> IService:
     # twistd has chosen its reactor by now; importing it earlier would choose for it.
     from twisted.internet import reactor
 
-    from mcpguard.gateway import Gateway, worker_count
+    from mcpguard.gateway import Gateway, settle_down, worker_count
 
     loaded = options.loaded
     for warning in loaded.warnings + expired_keys(loaded.settings, datetime.now(UTC)):
         log.warn("{warning}", warning=warning)
     if worker_count(loaded.settings) == 1:
-        return Gateway(loaded.settings, reactor)
+        gateway = Gateway(loaded.settings, reactor)
+        gateway.started.addCallback(lambda _: settle_down())
+        return gateway
     # Here, not above: a gateway of one process does without.
     from mcpguard.gateway.parent import WorkerParent
 

@@ -425,7 +425,9 @@ class RunTests(CommandTestCase):
                 announce("http://127.0.0.1:12345")
             return self.problem
 
+        self.settled: list[bool] = []
         self.patch(gateway, "Gateway", build)
+        self.patch(gateway, "settle_down", lambda: self.settled.append(True))
         self.patch(foreground, "run_service", serve)
         self.patch(foreground, "begin_logging", lambda stream, v: self.verbosity.append(v))
 
@@ -437,6 +439,7 @@ class RunTests(CommandTestCase):
         self.assertIn(f"MCP Guard v{__version__}\n", result.stderr)
         self.assertIn("ok Server:     http://127.0.0.1:12345\n", result.stderr)
         self.assertTrue(result.stderr.endswith("\n\nReady for requests!\n"))
+        self.assertEqual(self.settled, [True])
 
     def test_listener(self) -> None:
         """The command line's word comes before the file's; port 0 is any free one."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -73,14 +74,20 @@ class OptionsTests(SynchronousTestCase):
         class Built(Service):
             def __init__(self, settings: Settings, reactor: object) -> None:
                 built.append((settings, reactor))
+                self.started: Deferred[str] = Deferred()
 
+        settled: list[bool] = []
         self.patch(gateway, "Gateway", Built)
+        self.patch(gateway, "settle_down", lambda: settled.append(True))
         warned: list[str] = []
         self.patch(tap.log, "warn", lambda format, warning: warned.append(warning))
         self.path.write_text(UPSTREAM)
         options = self.parse()
-        service = tap.makeService(options)
+        service: Any = tap.makeService(options)
         verifyObject(IService, service)
+        self.assertEqual(settled, [])
+        service.started.callback("http://127.0.0.1:3000")
+        self.assertEqual(settled, [True])
         self.assertEqual(
             built, [(options.loaded.settings, sys.modules["twisted.internet.reactor"])]
         )
