@@ -35,6 +35,8 @@ from mcpguard.ops.workers.tally import TALLY, Tally
 log = Logger()
 
 KEY_BYTES = 32
+MAX_DIRECTORY = 80
+"""Bytes of a path: that of a socket may have 107 (unix(7)), and names in it some 20."""
 PROCESS_BOUNDS = ProcessBounds(
     start_secs=60.0,
     settle_secs=10.0,
@@ -128,7 +130,7 @@ class WorkerParent(Service):
                 return
         super().startService()
         # Made now: twistd has changed to the user it is to run as.
-        self._directory = Path(tempfile.mkdtemp(prefix="mcp-guard-"))
+        self._directory = private_directory()
         self._tally = Tally.create(self._directory / TALLY, self.pool.count)
         self._listen_for_signals()
         self.observers.start()
@@ -296,6 +298,15 @@ class WorkerParent(Service):
         for one in self._sockets:
             one.close()
         self._sockets.clear()
+
+
+def private_directory() -> Path:
+    """A new directory (mode 0700) for what workers share, with room for the names of sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="mcp-guard-"))
+    if len(os.fsencode(directory)) > MAX_DIRECTORY:
+        directory.rmdir()
+        directory = Path(tempfile.mkdtemp(prefix="mcp-guard-", dir="/tmp"))
+    return directory
 
 
 def without_restart(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:
