@@ -2,10 +2,12 @@
 
 import faulthandler
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -18,6 +20,7 @@ from twisted.python.failure import Failure
 from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.listeners import Sockets
 from mcpguard.gateway.neighbours import Seat
+from mcpguard.gateway.processes import settle_down
 from mcpguard.gateway.service import Gateway
 from mcpguard.observe.logs import JsonObserver
 from mcpguard.ops.workers.assignment import Assignment
@@ -65,6 +68,8 @@ class Worker:
     problem: str = field(init=False, default="")
     """Why it could not start."""
     _gateway: Gateway | None = field(init=False, default=None)
+    _directory: Path | None = field(init=False, default=None)
+    _orphan: bool = field(init=False, default=False)
     _stopping: bool = field(init=False, default=False)
 
     def run(self, descriptor: int = CONTROL_FD) -> int:
@@ -82,11 +87,17 @@ class Worker:
             factory.noisy = False
             self.reactor.adoptStreamConnection(inherited.fileno(), socket.AF_UNIX, factory)
         self.reactor.addSystemEventTrigger("before", "shutdown", self._end)
+        self.reactor.callWhenRunning(self._listen_for_term)
         self.reactor.callWhenRunning(self._begin)
         self.reactor.run()
         return 1 if self.problem else 0
 
     # -- start -----------------------------------------------------------------------------
+
+    def _listen_for_term(self) -> None:
+        # Supervisors that stop a service by its whole group send it to parent and workers alike;
+        # the reactor's own answer to it fails where the parent's word was there already.
+        signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(self._leave))
 
     def _begin(self) -> None:
         starting = Deferred.fromCoroutine(self._start())
@@ -95,6 +106,7 @@ class Worker:
     async def _start(self) -> None:
         packed: Mapping[str, Any] = await self.control.ask("assignment", os.getpid())
         assignment = Assignment.unpack(packed)
+        self._directory = assignment.directory
         tally = Tally.open(assignment.directory / TALLY, assignment.workers)
 
         def turns(port: Any, connections: Callable[[], int]) -> Turns:
@@ -114,13 +126,14 @@ class Worker:
         gateway.audit.start()
         self._gateway = gateway
         gateway.begin()
-        await self._settle(gateway, assignment.settle_secs)
+        await self._wait_for_upstreams(gateway, assignment.settle_secs)
         if self._stopping:
             return
         gateway.listen()
         await self.control.ask("ready", None)
+        settle_down()
 
-    async def _settle(self, gateway: Gateway, secs: float) -> None:
+    async def _wait_for_upstreams(self, gateway: Gateway, secs: float) -> None:
         """Wait until the upstreams are there, as long as others can serve."""
         deadline = self.reactor.seconds() + secs
         while not gateway.readiness()[0] and self.reactor.seconds() < deadline:
@@ -150,6 +163,7 @@ class Worker:
 
     def _orphaned(self) -> None:
         """The parent is gone: nobody would ever end this process."""
+        self._orphan = True
         if self._stopping:
             # It has not waited for us.
             self.reactor.callLater(ORPHAN_SECS, self.exit, 1)
@@ -168,4 +182,12 @@ class Worker:
     def _end(self) -> Deferred[None] | None:
         """The reactor stops, for whatever reason."""
         self._stopping = True
-        return None if self._gateway is None else self._gateway.stopService()
+        if self._gateway is None:
+            return None
+        return self._gateway.stopService().addBoth(self._ended)
+
+    def _ended(self, result: Any) -> Any:
+        if self._orphan and self._directory is not None:
+            # The parent cannot do it any more. The others, which end as well, miss nothing by it.
+            shutil.rmtree(self._directory, ignore_errors=True)
+        return result

@@ -4,9 +4,11 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.live.gateway_process import RunningGateway
@@ -120,7 +122,11 @@ class DeathTests(WorkersCase):
 
     async def test_parent_killed(self) -> None:
         """Its workers and their servers end by themselves, after what they had to do."""
+        temporary = tempfile.mkdtemp(prefix="mg-")
+        self.addCleanup(shutil.rmtree, temporary)
+        self.environment = {"TMPDIR": temporary}
         gateway = await self.start_workers()
+        self.assertEqual(len(os.listdir(temporary)), 1)
         call = await self.begin(gateway, "s", "slow", seconds=2)
         await self.pause(0.5)
         gateway.stopping = True
@@ -129,6 +135,7 @@ class DeathTests(WorkersCase):
         self.assertEqual(answered.text, "slow")
         await self.until(lambda: not list(marked(gateway.mark)), 15.0, "the end of all")
         self.assertTrue(is_refused(self.port(gateway)))
+        self.assertEqual(os.listdir(temporary), [])
 
     async def _judge(self, gateway: RunningGateway) -> None:
         """A killed parent has neither a status nor a whole trail."""
@@ -153,6 +160,25 @@ class StopTests(WorkersCase):
         await self.ends(gateway.program, 15.0)
         await self.account(gateway)
         self.assertEqual(gateway.events()[-1]["event_type"], "GatewayStopped")
+
+    async def test_sent_to_all(self) -> None:
+        """A supervisor may send it to the workers as well, before or after the parent's word."""
+        gateway = await self.start_workers()
+        call = await self.begin(gateway, "s", "slow", seconds=2)
+        await self.pause(0.5)
+        workers = self.workers(gateway)
+        os.kill(workers[0], signal.SIGTERM)
+        gateway.program.signal("TERM")
+        gateway.stopping = True
+        for wait in (0.2, 0.2):
+            await self.pause(wait)
+            for one in workers:
+                if one in self.workers(gateway):
+                    os.kill(one, signal.SIGTERM)
+        answered = await call.over
+        self.assertEqual(answered.text, "slow")
+        await self.until(lambda: gateway.program.status is not None, 15.0, "the end")
+        self.assertNotIn(b"Traceback", gateway.program.err)
 
     async def test_drain_is_bounded(self) -> None:
         """Calls that never end are cut off when the time is over, in all workers at once."""
