@@ -10,6 +10,8 @@ COMMENT = b":\n\n"
 cut a stream at empty lines; on its own it dispatches nothing."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+# One whole event of one line of data, as most servers send most of theirs.
+_PLAIN = re.compile(rb"(?:event: ?([^\r\n]*+)(?:\r\n|\n))?data: ?([^\r\n]*+)(?:\r\n|\n)(?:\r\n|\n)")
 _BOM = b"\xef\xbb\xbf"
 _RETRY = re.compile(rb"[0-9]{1,9}")
 
@@ -62,6 +64,13 @@ class EventFramer:
         """
         if not data:
             return
+        if not self._held and not self._line and not self._dead and len(data) <= self.limit:
+            plain = _PLAIN.fullmatch(data)
+            if plain is not None:
+                self._started, self._after_return = True, False
+                event = (plain[1] or b"").decode("utf-8", "replace") or None
+                yield ServerEvent(plain[2].decode("utf-8", "replace"), event)
+                return
         # The newline of a pair that was cut between two chunks.
         start = 1 if self._after_return and data.startswith(b"\n") else 0
         self._after_return = data.endswith(b"\r")

@@ -9,6 +9,9 @@ from mcpguard.upstream.http1_head import BadAnswer
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 # Blanks behind the size: some old servers pad it. Extensions mean nothing to us and end here.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;" + _TEXT + rb")?")
+_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+_LAST = b"0\r\n\r\n"
+_AFTER = b"\r\n" + _LAST
 _FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:" + _TEXT)
 
 
@@ -34,6 +37,10 @@ class Chunks:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes; gives those of them that are body. Raises `BadAnswer`."""
+        if not (self._left or self._closing or self._partial) and self._trailer is None:
+            body = self._plain(data)
+            if body is not None:
+                return body
         if self._partial:
             data, self._partial = self._partial + data, b""
         parts: list[bytes] = []
@@ -55,6 +62,22 @@ class Chunks:
         if self.over:
             self.rest = data[position:]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _plain(self, data: bytes) -> bytes | None:
+        """The body, where ``data`` is just one chunk, the body's end, or both: mostly it is."""
+        if data == _LAST:
+            self.over = True
+            return b""
+        size = _PLAIN_SIZE.match(data)
+        if size is None or size.end() - 2 > self.max_line:
+            return None
+        start = size.end()
+        end = start + int(size[1], 16)
+        behind = len(data) - end
+        if end == start or behind not in (2, 7) or not _AFTER.startswith(data[end:]):
+            return None
+        self.over = behind == 7
+        return data[start:end]
 
     def _line(self, line: bytes) -> None:
         """Take a whole line, without its end."""

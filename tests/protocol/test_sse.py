@@ -1,5 +1,7 @@
 """Tests of Server-Sent Events in both directions."""
 
+import re
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -42,6 +44,7 @@ ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
 STREAMS = st.lists(st.tuples(PIECES, ENDS), max_size=25).map(
     lambda lines: b"".join(line + end for line, end in lines)
 )
+EVENT = re.compile(rb".*?\n\r?\n|.+", re.DOTALL)
 LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=20)
 WORDS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=8
@@ -168,6 +171,36 @@ class EventFramerTests(SynchronousTestCase):
         whole = outcome([stream])
         self.assertEqual(outcome(cut(stream, places)), whole)
         self.assertEqual(outcome([stream[n : n + 1] for n in range(len(stream))]), whole)
+        # As servers send them: an event at a time.
+        self.assertEqual(outcome(EVENT.findall(stream)), whole)
+
+    def test_one_at_a_time(self) -> None:
+        """A plain event in one piece is read as it is byte by byte, behind whatever came before."""
+        for before in (
+            b"",
+            b"\xef\xbb\xbf",
+            b"data: b\n",
+            b"event: e\r",
+            b"id: 1\n",
+            b": c",
+            b"\r",
+        ):
+            for plain in (
+                b"data: {}\n\n",
+                b"data:{}\r\n\r\n",
+                b"data:  {}\n\r\n",
+                b"event: message\r\ndata: \xff\r\n\r\n",
+                b"event:\ndata:\n\n",
+                b"event: e\ndata: a\rb\n\n",
+                b"data: a\n\ndata: b\n\n",
+                b"\xef\xbb\xbfdata: a\n\n",
+            ):
+                bytewise = [plain[n : n + 1] for n in range(len(plain))]
+                behind = b"data: next\n\n"
+                self.assertEqual(read(before, plain, behind), read(before, *bytewise, behind))
+        self.assertEqual(read(b"data: {}\n\n", limit=10), [ServerEvent("{}")])
+        with self.assertRaises(EventTooLong):
+            read(b"data: {}\n\n", limit=7)
 
 
 class EncodeEventTests(SynchronousTestCase):

@@ -33,6 +33,27 @@ CHANGES = [
 CHANGES.extend((b"HTTP/1.1 200 OK\r\n\r\n", b"Content-Length: 3\r\n", b"Connection: close\r\n"))
 
 
+PARTS = [
+    b"1\r\na\r\n",
+    b"A\r\n0123456789\r\n",
+    b"00000001\r\na\r\n",
+    b"000000001\r\na\r\n",
+    b"1;x\r\na\r\n",
+    b"2\r\na\r\n",
+    b"2\r\n\r\n\r\n",
+    b"1\r\na\r\n0\r\n\r\n",
+    b"1\r\na\r\n1\r\nb\r\n",
+    b"1\r\na\r\n0\r\nX: y\r\n\r\n",
+    b"1\r\na\r\n12345",
+    b"0\r\n\r\n",
+    b"00\r\n\r\n",
+    b"0\r\n",
+    b"3\r\nab",
+    b"c\r\n",
+    b"-1\r\na\r\n",
+]
+
+
 @define
 class Read:
     """What came of some bytes."""
@@ -236,6 +257,25 @@ class ChunksTests(SynchronousTestCase):
                         Chunks(max_line=16, max_trailer=20).feed(data)
                     else:
                         self.feed(data)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(st.sampled_from(PARTS), max_size=5))
+    def test_a_part_at_a_time(self, parts: list[bytes]) -> None:
+        """Whole chunks, in one piece each, mean what they mean byte by byte."""
+
+        def read(pieces: list[bytes]) -> tuple[bytes, bool, bytes] | None:
+            chunks, body = Chunks(max_line=8, max_trailer=20), b""
+            for index, piece in enumerate(pieces):
+                try:
+                    body += chunks.feed(piece)
+                except BadAnswer:
+                    return None
+                if chunks.over:
+                    return body, True, chunks.rest + b"".join(pieces[index + 1 :])
+            return body, False, b""
+
+        data = b"".join(parts)
+        self.assertEqual(read(parts), read([data[n : n + 1] for n in range(len(data))]))
 
     def test_bounds(self) -> None:
         """A size line or a trailer may be as long as said and no longer, complete or not."""
