@@ -17,6 +17,7 @@ from mcpguard.observe.events import Meter
 from mcpguard.ops.workers.switchboard import Switchboard, SwitchboardBounds
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.corridor import Pipeline
+from mcpguard.pipeline.places import place_of
 from mcpguard.protocol.mcp import MODERN_VERSIONS
 from mcpguard.protocol.ownership import home_of, marked
 
@@ -101,13 +102,13 @@ class Neighbours:
     def home_of(
         self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
     ) -> int | None:
-        """The one place of a principal whose stateless requests go on where the last one ended."""
-        version = headers.get("mcp-protocol-version")
-        if version is None or version[0] not in MODERN_VERSIONS:
+        """The one place of a principal whose requests go on where the last one ended."""
+        place = place_of(path, self.pipeline.directory)
+        upstream = None if place is None else place.route.upstream
+        if not isinstance(upstream, BridgingUpstream):
             return None
-        route = self.pipeline.directory.resolve(path)
-        upstream = None if route is None else route.upstream
-        if not isinstance(upstream, BridgingUpstream) or not upstream.remembers:
+        version = headers.get("mcp-protocol-version", ("",))[0]
+        if not (upstream.remembers if version in MODERN_VERSIONS else upstream.one_for_sessions):
             return None
         home = notes.get(_NOTE) if notes is not None else None
         if home is None:

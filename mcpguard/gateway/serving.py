@@ -134,5 +134,7 @@ def served(
             listens=10_000,
         ),
     )
-    per_principal = settings.transport == "stdio" and settings.isolation == "per_principal"
-    return BridgingUpstream(renewing, settings.bridge, handshake, stateless, per_principal)
+    # A stateless server has no sessions that could have one each.
+    own = settings.transport == "stdio" and settings.isolation in ("per_session", "per_principal")
+    all_own = own and settings.isolation == "per_principal"
+    return BridgingUpstream(renewing, settings.bridge, handshake, stateless, own, all_own)

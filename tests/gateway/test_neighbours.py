@@ -32,7 +32,9 @@ class NeighbourCase(SynchronousTestCase):
         self, number: int, upstream: MemoryUpstream | None = None, **more: Any
     ) -> tuple[Neighbours, Rig]:
         """One of them, before a server of sessions unless told otherwise."""
-        upstream = upstream or MemoryUpstream(resumable=True, session_id="s1")
+        upstream = upstream or MemoryUpstream(
+            resumable=True, session_id="s1", reply=lambda _: {"result": {"tools": []}}
+        )
         rig = Rig(
             upstream=upstream,
             keys=tuple(api_key(name) for name in NAMES),
@@ -107,8 +109,20 @@ class HomeTests(NeighbourCase):
         assert served is not None
         self.successResultOf(served.eras())
         self.assertIsNone(self.home(worker, name))
-        served.per_principal = True
+        served.one_each = True
         self.assertIsNotNone(self.home(worker, name))
+        self.assertIsNone(self.home(worker, name, version=None))
+
+    def test_one_child_each(self) -> None:
+        """With one child for each principal its handshakes and streams have one home as well."""
+        name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) != 1)
+        worker = self.worker(1)
+        assert worker[1].served is not None
+        worker[1].served.one_for_sessions = True
+        for path in ("/mcp", "/sse", "/mcp/sse"):
+            for version in (None, "2025-11-25"):
+                self.assertIsNotNone(self.home(worker, name, path=path, version=version), path)
+        self.assertIsNone(self.home(worker, name, path="/health", version=None))
 
     def test_noted(self) -> None:
         """For a head that is remembered nobody is asked again."""
@@ -139,7 +153,7 @@ class StandInTests(NeighbourCase):
         neighbours, rig = self.worker(1)
         own = rig.handshake()
         for session in (own, *sessions.values()):
-            rig.call("ping", headers={"Mcp-Session-Id": session})
+            rig.call("tools/list", headers={"Mcp-Session-Id": session})
         self.assertEqual(len(rig.pipeline.table), 3)
         self.worker(2)
         neighbours.reactor.turn()

@@ -75,8 +75,10 @@ class BridgingUpstream:
     bridge: Bridge
     handshake: HandshakeSide
     stateless_side: StatelessSide
-    per_principal: bool = False
-    """Whether each principal has a server of its own (``isolation``), for what that remembers."""
+    one_each: bool = False
+    """Whether the stateless requests of each principal have a child of their own."""
+    one_for_sessions: bool = False
+    """Whether its sessions and bare requests are in one as well."""
     _in_sessions: bool = field(init=False, default=True)
     """Whether stateless requests share a session of their principal, as far as is known."""
     name: str = field(init=False, default=Factory(lambda self: self.inner.name, takes_self=True))
@@ -141,7 +143,7 @@ class BridgingUpstream:
 
         So they belong into one process. As long as it is not known they might.
         """
-        return self.per_principal or (self.translates and self._in_sessions)
+        return self.one_each or (self.translates and self._in_sessions)
 
     # -- inside ----------------------------------------------------------------------------
 
