@@ -290,8 +290,9 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     path = shared.path.absolute()
     begin_logging(sys.stderr, shared.verbosity)
     gateway: Startable
+    workers = worker_count(settings)
     try:
-        if worker_count(settings) == 1:
+        if workers == 1:
             gateway = Gateway(settings, reactor)
         else:
             from mcpguard.gateway.parent import WorkerParent
@@ -308,7 +309,7 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
 
     def announce(url: str) -> None:
         # On stderr: with [audit] stdout, stdout holds JSON lines and nothing else.
-        say(startup_summary(settings, (url,), plain=plain(sys.stderr)))
+        say(startup_summary(settings, (url,), workers=workers, plain=plain(sys.stderr)))
         settle_down()
 
     problem = run_service(gateway, reactor, announce, say)

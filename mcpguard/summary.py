@@ -17,10 +17,17 @@ MAX_TEXT = 200
 MAX_TOOLS = 500
 
 
-def startup_summary(settings: Settings, urls: tuple[str, ...], *, plain: bool = False) -> str:
-    """Tell what has been started; ``plain`` keeps to ASCII. Ends without a line end."""
+def startup_summary(
+    settings: Settings, urls: tuple[str, ...], *, workers: int = 1, plain: bool = False
+) -> str:
+    """Tell what has been started, in how many processes that serve.
+
+    ``plain`` keeps to ASCII. Ends without a line end.
+    """
     lines = _box(f"MCP Guard v{__version__}", plain=plain)
     rows = [("Server", url, True) for url in urls]
+    if workers > 1:
+        rows.append(("Workers", str(workers), True))
     if settings.admin is not None:
         rows.append(("Admin", f"{shown(settings.admin.host)} port {settings.admin.port}", True))
     rows.append(("Auth", *_authentication(settings)))

@@ -77,6 +77,12 @@ class StartupTests(SynchronousTestCase):
             ],
         )
 
+    def test_workers(self) -> None:
+        """How many processes serve, where it is more than this one."""
+        text = startup_summary(SETTINGS, ("http://h:1",), workers=3, plain=True)
+        self.assertIn("ok Server:     http://h:1\nok Workers:    3\nok Auth:", text)
+        self.assertNotIn("Workers", startup_summary(SETTINGS, (), workers=1, plain=True))
+
     def test_several_servers(self) -> None:
         """Each with its path; a query, which may hold a token, is not shown."""
         settings = evolve(SETTINGS, upstreams=(STDIO, HTTP, evolve(STDIO, name="fs")))
