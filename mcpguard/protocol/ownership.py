@@ -64,7 +64,8 @@ def marked_state(body: bytes) -> str | None:
         return None
     try:
         params = _ROUND.decode(body).params
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        # The latter two for bytes that are no UTF-8, and for what is nested too deeply.
         return None
     state = None if params is None else params.requestState
     return state if state is not None and unmarked(state)[0] else None

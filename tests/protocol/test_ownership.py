@@ -89,6 +89,18 @@ class StateTests(SynchronousTestCase):
         ):
             self.assertIsNone(marked_state(text.encode()), text)
 
+    def test_unreadable(self) -> None:
+        """What the decoder has no word of its own for is nobody's, like all that is no JSON."""
+        state = b'"params":{"requestState":"1.a"}}'
+        for body in (
+            b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b"," + state,
+            b'{"x":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"," + state,
+            b'{"x":' + b"[" * 100_000 + b"," + state,
+            b'{"params":{"requestState":"\xff1.a"}}',
+            b'{"params":{"requestState":"1.\xc3"}}',
+        ):
+            self.assertIsNone(marked_state(body), body[:30])
+
     @given(st.binary(max_size=200))
     @settings(deadline=None, max_examples=200)
     def test_any_bytes(self, data: bytes) -> None:
