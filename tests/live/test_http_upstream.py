@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import Link
-from tests.live.http_callers import MODERN, HttpUpstreamCase, Waiting
+from tests.live.http_callers import LEGACY, MODERN, Answering, HttpUpstreamCase, Waiting
 from tests.live.processes import free_port
 from tests.live.software import REPOSITORY, python_sdk, server_everything
 
@@ -190,8 +190,8 @@ class PythonServerTests(HttpUpstreamCase):
     async def test_closed_session(self) -> None:
         """After DELETE the server knows the session no more, and says so to another link."""
         upstream, link, _ = await self.start_both()
-        other, inbox = await self.session(upstream)
-        other.session_id = link.session_id  # type: ignore[attr-defined]
+        inbox, session_id = Answering(), link.session_id  # type: ignore[attr-defined]
+        other = await upstream.resume_session("api_key:live", {}, LEGACY, session_id, inbox, "")
         await link.close()
         failure = await self.failure(other)
         self.assertIs(failure.reason, Reason.SESSION_NOT_FOUND)
