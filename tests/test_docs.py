@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 from twisted.trial.unittest import SynchronousTestCase
 
+from benchmarks import __main__ as benchmarks
+from benchmarks.catalog import chosen
 from mcpguard.cli import main
 from mcpguard.config.load import Format, loads
 from mcpguard.config.settings import Settings
@@ -31,6 +33,14 @@ PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"`(?P<code>[^`\n]+)`")
+
+REFERENCE_TYPES = frozenset(
+    {
+        *("AuthSuccess", "AuthFailure", "Authorized", "AuthorizationDenied", "RateLimited"),
+        "ToolCall",
+    }
+)
+"""The event types of the product reference."""
 
 SERVER: dict[Format, tuple[str, str]] = {
     "toml": (
@@ -167,6 +177,22 @@ class CommandTests(SynchronousTestCase):
         self.assertLessEqual({"run", "test"}, named)
         self.assertLessEqual(named, set(targets))
 
+    def test_benchmarks(self) -> None:
+        """Each option of the benchmarks exists, and each row that a page names."""
+        count = 0
+        for page in PAGES:
+            for _, text in blocks(page, "console"):
+                for given in re.findall(r'(?m)^\$ make bench BENCH="(.*)"$', text):
+                    chosen(benchmarks.parser().parse_args(given.split()).only)
+                    count += 1
+        self.assertGreater(count, 2)
+        text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+        named = re.search(r"(?s)\n\| row \|.*?\n\n", text)
+        assert named is not None
+        rows = re.findall(r"`([\w-]+)`", re.sub(r"(?m)^(\|[^|]*\|).*", r"\1", named[0]))
+        self.assertGreater(len(rows), 5)
+        chosen(rows)
+
     def test_paths(self) -> None:
         """Each file of the project that a page names exists."""
         for page in PAGES:
@@ -217,6 +243,12 @@ class FactTests(SynchronousTestCase):
     def test_event_types(self) -> None:
         """Each event type is explained."""
         self.assertLessEqual(EVENT_TYPES, self.named("audit.md"))
+
+    def test_further_event_types(self) -> None:
+        """Those that the reference does not have are named as deviations."""
+        page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+        row = next(line for line in page.splitlines() if "further event types" in line)
+        self.assertEqual(set(re.findall(r"`(\w+)`", row)), EVENT_TYPES - REFERENCE_TYPES)
 
     def test_matrix(self) -> None:
         """The matrix is the one that the live tests show, made by the software they use."""
