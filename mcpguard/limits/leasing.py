@@ -29,6 +29,8 @@ RENEW_SECS = 3.0
 """Before its end a lease that is in use is renewed."""
 LOOK_SECS = 5.0
 """How long an answer that shows plenty is enough to `peek` at."""
+SHORTEST_WAIT_SECS = 0.001
+"""What who is refused is told to wait at least."""
 
 
 @define(eq=False)
@@ -338,7 +340,8 @@ class LeasingLimiter:
     def _refused(self, account: _Account, now: float) -> Grant:
         rate = account.rate
         level = min(account.level + (now - account.level_at) * rate.per_second, float(rate.burst))
-        return self._grant(rate, level, account.dry_until - now)
+        # Never 0, which would say that it is allowed: a wait too short for the clock to hold is.
+        return self._grant(rate, level, max(account.dry_until - now, SHORTEST_WAIT_SECS))
 
     def _grant(self, rate: Rate, level: float, retry_after: float) -> Grant:
         missing = rate.burst - level

@@ -125,6 +125,14 @@ class OneAtATimeTests(LeasingCase):
         self.clock.advance(2.0)
         self.assertTrue(self.take(limiter, rate).allowed)
 
+    def test_refused_within_the_clock(self) -> None:
+        """A wait that the clock cannot tell from none is a refusal all the same."""
+        self.clock.rightNow = 5e6
+        limiter, rate = self.limiter(), Rate(1e11, 3)
+        taken = [self.take(limiter, rate) for _ in range(9)]
+        self.assertEqual([one.allowed for one in taken], [True] * 3 + [False] * 6)
+        self.assertGreater(min(one.retry_after for one in taken[3:]), 0.0)
+
 
 class BatchTests(LeasingCase):
     """Many requests: few questions, and the sum is kept."""
