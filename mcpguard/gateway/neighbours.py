@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from mcpguard.errors import Refused
 from mcpguard.front.exchange import Incoming
@@ -20,6 +21,8 @@ from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.places import place_of
 from mcpguard.protocol.mcp import MODERN_VERSIONS
 from mcpguard.protocol.ownership import home_of, marked
+
+log = Logger()
 
 HANDOVERS = "mcp_guard_handovers_total"
 _NOTE = "home"
@@ -122,9 +125,15 @@ class Neighbours:
     ) -> int | None:
         asked = Incoming("", "POST", path, "", headers, b"", peer, 0.0)
         try:
+            if self.pipeline.screen(asked) is not None:
+                return None
             found = self.pipeline.callers.authenticator.authenticate(asked, self.wall())
         except Refused:
             # It is refused here, where it counts.
+            return None
+        except Exception:
+            # Here too: what fails outside of the corridor would be a lost connection.
+            log.failure("where a request has its home cannot be told")
             return None
         if isinstance(found, Deferred):
             # Whoever has to be asked first is asked once, for the request itself.

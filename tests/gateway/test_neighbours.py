@@ -68,6 +68,7 @@ class NeighbourCase(SynchronousTestCase):
     ) -> int | None:
         """Where a worker sends a principal's request; None where it stays."""
         given = {"authorization": (f"Bearer mcp_{name}",)} if headers is None else dict(headers)
+        given.setdefault("host", ("127.0.0.1:3000",))
         if version is not None:
             given["mcp-protocol-version"] = (version,)
         return worker[0].home_of(path, given, "203.0.113.9", notes)
@@ -123,6 +124,26 @@ class HomeTests(NeighbourCase):
             for version in (None, "2025-11-25"):
                 self.assertIsNotNone(self.home(worker, name, path=path, version=version), path)
         self.assertIsNone(self.home(worker, name, path="/health", version=None))
+
+    def test_refused_where_it_is(self) -> None:
+        """What the first steps refuse stays, before anybody asks whose it is; so do faults."""
+        name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) != 1)
+        worker = self.worker(1)
+        chain: Any = worker[1].pipeline.callers.authenticator
+        asked: list[object] = []
+
+        def fail(_: object, incoming: object, now: float) -> None:
+            asked.append(incoming)
+            raise RuntimeError("as planned")
+
+        self.assertIsNotNone(self.home(worker, name))
+        self.patch(type(chain), "authenticate", fail)
+        token = {"authorization": (f"Bearer mcp_{name}",)}
+        for more in ({"host": ("evil",)}, {"origin": ("http://evil",)}):
+            self.assertIsNone(self.home(worker, name, headers={**token, **more}))
+        self.assertEqual(asked, [])
+        self.assertIsNone(self.home(worker, name))
+        self.assertEqual((len(asked), len(self.flushLoggedErrors(RuntimeError))), (1, 1))
 
     def test_noted(self) -> None:
         """For a head that is remembered nobody is asked again."""
