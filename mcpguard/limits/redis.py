@@ -95,6 +95,7 @@ class _Connection(RedisProtocol):
         self.callLater = clock.callLater
         self._reply_bytes = reply_bytes
         self._unread = 0
+        self._problem = ""
         self._on_lost = on_lost
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
@@ -106,7 +107,8 @@ class _Connection(RedisProtocol):
         except (RedisError, ValueError):
             self._unread = self._reply_bytes + 1
         if self._unread > self._reply_bytes:
-            log.warn("Redis sent what is no answer: is this a Redis?")
+            # Told by who hears of the end, once: it is tried again and again.
+            self._problem = "it sent what is no answer; is it a Redis?"
             self.transport.abortConnection()
 
     def lineReceived(self, line: str) -> None:
@@ -123,7 +125,7 @@ class _Connection(RedisProtocol):
 
     def connectionLost(self, why: Failure) -> None:
         """Say so, then fail what waits: who hears of that sends nothing more here."""
-        self._on_lost(self, why.getErrorMessage())
+        self._on_lost(self, self._problem or why.getErrorMessage())
         super().connectionLost(why)
 
 

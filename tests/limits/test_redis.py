@@ -347,6 +347,21 @@ class BreakerTests(RedisCase):
             self.unreachable(asked)
             self.assertFalse(authority.up, garbage[:10])
 
+    def test_never_a_redis(self) -> None:
+        """What was never one is told once, however often it is tried."""
+        self.server.garbage = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+        authority = self.authority()
+        with capturedLogs() as events:
+            authority.start()
+            for _ in range(10):
+                self.clock.advance(1.0)
+                self.turn()
+        self.assertFalse(authority.up)
+        self.assertGreater(self.server.connects, 5)
+        warned = [event for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(warned), 1)
+        self.assertIn("is it a Redis?", warned[0]["why"])
+
     def test_unasked(self) -> None:
         """Replies to nothing are dropped, and no more of them are taken than of one answer."""
         authority = self.started()
