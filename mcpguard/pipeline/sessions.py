@@ -1,6 +1,5 @@
 """Sessions of handshake-era clients: who owns them, their streams, what the server asks of them."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +105,7 @@ class Session:
     _next_stream: int = field(init=False, default=GET_STREAM + 1)
     _asked: dict[str, Asked] = field(init=False, factory=dict)
     _next_ask: int = field(init=False, default=1)
-    _queue: deque[tuple[float, int, Message, str | None]] = field(init=False, factory=deque)
+    _queue: list[tuple[float, int, Message, str | None]] = field(init=False, factory=list)
     _queue_bytes: int = field(init=False, default=0)
 
     @property
@@ -314,12 +313,12 @@ class Session:
     def _flush_queue(self, stream: EventStream) -> None:
         self._expire()
         while self._queue:
-            _, size, message, _ = self._queue.popleft()
+            _, size, message, _ = self._queue.pop(0)
             self._queue_bytes -= size
             stream.send(message)
 
     def _drop_oldest(self) -> None:
-        _, size, _, asked = self._queue.popleft()
+        _, size, _, asked = self._queue.pop(0)
         self._queue_bytes -= size
         if asked is not None:
             self._reject_asked(asked)

@@ -4,7 +4,6 @@ Once an event stream is open its status is 200 for good, so the decision waits f
 message (2026-07-28 Streamable HTTP: an error before that must carry its own HTTP status).
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,7 +34,8 @@ class ReplayLog:
 
     max_events: int
     max_bytes: int
-    _events: deque[Logged] = field(init=False, factory=deque)
+    _events: list[Logged] = field(init=False, factory=list)
+    """Mostly empty: a deque takes 0.7 KiB for nothing, and there is one for each session."""
     _bytes: int = field(init=False, default=0)
 
     def append(self, stream: int, seq: int, data: bytes) -> None:
@@ -45,7 +45,7 @@ class ReplayLog:
         while self._events and (
             len(self._events) > self.max_events or self._bytes > self.max_bytes
         ):
-            self._bytes -= len(self._events.popleft().data)
+            self._bytes -= len(self._events.pop(0).data)
 
     def after(self, stream: int, seq: int) -> list[Logged]:
         """The kept events of one stream that came later than ``seq``."""
@@ -53,8 +53,7 @@ class ReplayLog:
 
     def forget(self, stream: int) -> None:
         """Drop what is kept of one stream."""
-        kept = deque(one for one in self._events if one.stream != stream)
-        self._events = kept
+        self._events = kept = [one for one in self._events if one.stream != stream]
         self._bytes = sum(len(one.data) for one in kept)
 
     def __len__(self) -> int:

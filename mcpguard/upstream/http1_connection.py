@@ -116,10 +116,12 @@ class Http1Connection:
         The keeper is not told of that again. A ``fresh`` connection is not asked: what happens on
         it is the exchange's fate.
         """
-        # Whether anything has come since the reactor looked: its end, or bytes not asked for.
-        if not fresh and (self._lost or self._dead or (self._poll is not None and self._poll(0))):
+        if not fresh and (self._lost or self._dead or self._has_come()):
             self._drop()
             return False
+        if exchange.stream:
+            # It may stand for hours, and is mostly the last one here.
+            self._poll = None
         request, exchange.request = exchange.request, b""
         exchange.connection = self
         self._exchange = exchange
@@ -210,11 +212,20 @@ class Http1Connection:
         handle = getattr(self.transport, "getHandle", None)
         if handle is not None:
             self._socket = handle()
-            # Asked without a wait. A look into the socket would cost an exception each time.
+        self._opened()
+
+    def _has_come(self) -> bool:
+        """Whether anything has come since the reactor looked: its end, or bytes not asked for."""
+        poll = self._poll
+        if poll is None:
+            if self._socket is None:
+                return False
+            # Not before the second request: a connection with an event stream never has one.
             poller = self.poller()
             poller.register(self._socket, POLLIN)
-            self._poll = poller.poll
-        self._opened()
+            self._poll = poll = poller.poll
+        # Asked without a wait. A look into the socket would cost an exception each time.
+        return bool(poll(0))
 
     def handshakeCompleted(self) -> None:
         """See `IHandshakeListener`: the server is who it should be."""

@@ -20,10 +20,14 @@ class _OneConnection(Factory):
     noisy = False
 
     def __init__(self, build: Callable[[], Http1Connection]) -> None:
-        self._build = build
+        self._build: Callable[[], Http1Connection] | None = build
 
-    def buildProtocol(self, addr: IAddress | None) -> Http1Connection:  # type: ignore[override]
-        return self._build()
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress | None
+    ) -> Http1Connection | None:
+        # The connection keeps its factory, which must not keep the dialling.
+        build, self._build = self._build, None
+        return None if build is None else build()
 
 
 @define(eq=False, repr=False)
@@ -98,7 +102,6 @@ class Dial:
         if self._over:
             return False
         self._over = True
-        # The connection's factory keeps this alive for as long as the connection itself.
         self._attempt = self._connection = None
         if self._timer is not None:
             self._timer.cancel()

@@ -90,6 +90,9 @@ class Remote:
         init=False, default=Factory(lambda self: Deadlines(self.clock), takes_self=True)
     )
     _readers: set[MessageReader] = field(init=False, factory=set)
+    _forget: Callable[[MessageReader], None] = field(
+        init=False, default=Factory(lambda self: self._readers.discard, takes_self=True)
+    )
     _running: int = field(init=False, default=0)
     _listening: int = field(init=False, default=0)
 
@@ -107,7 +110,7 @@ class Remote:
         ``on_event`` is told of the events of an event stream that are no messages.
         """
         reader = MessageReader(
-            owner, self.reader, self.deadlines, self.contact, self._readers.discard, on_event
+            owner, self.reader, self.deadlines, self.contact, self._forget, on_event
         )
         if self.stopped:
             reader.cut(UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "the upstream is stopped"))

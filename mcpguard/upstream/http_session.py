@@ -50,7 +50,7 @@ class HttpSession(UrlSession):
         self._version, self.session_id = version, session_id
         if session_id is not None:
             remote = self.remote
-            self._doubt = remote.clock.callLater(remote.bounds.doubt_secs, self._ping)
+            self._doubt = remote.clock.callLater(remote.bounds.doubt_secs, self.doubt_session)
 
     # CallLink
 
@@ -60,7 +60,7 @@ class HttpSession(UrlSession):
 
     def resume_headers(self, event_id: str) -> Headers | None:
         """See `http_call.CallLink` (2025-11-25 lets a server cut a stream and be polled)."""
-        return self._stream_headers(event_id)
+        return self.stream_headers(event_id)
 
     def opened(self, call: HttpCall, head: Head) -> None:
         """See `http_call.CallLink`: the head of ``initialize``'s answer names the session."""
@@ -142,9 +142,7 @@ class HttpSession(UrlSession):
     def _listen(self) -> None:
         if self._over is None and self.session_id is not None and self._stream is None:
             # Without a session the server has nobody to tell anything later.
-            self._stream = ServerStream(
-                self.remote, self.url, self._stream_headers, self._hear, self.forgotten, self._ping
-            )
+            self._stream = ServerStream(self.remote, self.url, self)
             self._stream.start()
 
     def _cease(self) -> None:
@@ -172,7 +170,8 @@ class HttpSession(UrlSession):
             headers.append(("MCP-Protocol-Version", self._version))
         return headers
 
-    def _stream_headers(self, event_id: str | None) -> Headers:
+    def stream_headers(self, event_id: str | None) -> Headers:
+        """See `http_stream.StreamOwner`."""
         resuming = () if event_id is None else (("Last-Event-ID", event_id),)
         return (*GET_HEADERS, *self._session_headers(), *resuming)
 
@@ -181,7 +180,7 @@ class HttpSession(UrlSession):
         if doubt is not None and doubt.active():
             doubt.cancel()
 
-    def _ping(self) -> None:
-        """Ask whether the server knows the session, unless a request is asking that already."""
+    def doubt_session(self) -> None:
+        """See `http_stream.StreamOwner`: ask the server, unless a request is asking already."""
         if not self._calls:
             self.request(Outbound(0, "ping", None, self._version or "", ""), Nobody())

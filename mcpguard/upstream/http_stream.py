@@ -1,6 +1,6 @@
 """The event stream of a session: what a handshake-era server says on its own initiative."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
@@ -18,23 +18,37 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Statuses after which another try makes sense; 409: the server still sees the last stream."""
 
 
+class StreamOwner(Protocol):
+    """The session, as its stream sees it. One reference: four callbacks take 256 bytes."""
+
+    def stream_headers(self, event_id: str | None) -> Headers:
+        """The GET's headers, given the id of the last event."""
+        ...
+
+    def hear(self, message: Message) -> None:
+        """Take a message."""
+        ...
+
+    def forgotten(self, failure: UpstreamFailure) -> None:
+        """The server does not know the session any more."""
+        ...
+
+    def doubt_session(self) -> None:
+        """A stream that once worked was given up, which may mean the same."""
+        ...
+
+
 @define(eq=False, repr=False)
 class ServerStream:
     """A GET stream that is opened again when it ends. Implements `http_reader.ReaderOwner`.
 
     It gives up when the server has no such stream, and after ``max_resumptions`` tries in a row
-    on which nothing was heard. ``hear`` gets each message, ``forgotten`` the news that the
-    server does not know the session any more; ``doubt`` is called when it gives up a stream that
-    once worked, which may mean the same.
+    on which nothing was heard.
     """
 
     remote: Remote
     url: str
-    headers: Callable[[str | None], Headers]
-    """The GET's headers, given the id of the last event."""
-    hear: Callable[[Message], None]
-    forgotten: Callable[[UpstreamFailure], None]
-    doubt: Callable[[], None]
+    owner: StreamOwner
     _reader: MessageReader | None = field(init=False, default=None)
     _timer: IDelayedCall | None = field(init=False, default=None)
     _event_id: str | None = field(init=False, default=None)
@@ -48,7 +62,9 @@ class ServerStream:
         """Open it."""
         self._timer = None
         self._opened_at = None
-        reader = self.remote.ask("GET", self.url, self.headers(self._event_id), None, self)
+        reader = self.remote.ask(
+            "GET", self.url, self.owner.stream_headers(self._event_id), None, self
+        )
         self._reader = reader
         if self._stopped:
             reader.abort()
@@ -68,7 +84,7 @@ class ServerStream:
             self._opened_at = self.remote.clock.seconds()
         elif head.status == 404 and self._worked:
             self.stop()
-            self.forgotten(
+            self.owner.forgotten(
                 UpstreamFailure(Reason.SESSION_NOT_FOUND, "HTTP 404 to the session's stream")
             )
         elif head.status not in _PASSING:
@@ -83,13 +99,13 @@ class ServerStream:
                 self._reader.discard()
             if self._worked:
                 # The TypeScript SDK's examples answer 400 once they have been restarted.
-                self.doubt()
+                self.owner.doubt_session()
 
     def message(self, message: Message) -> None:
         """See `http_reader.ReaderOwner`."""
         if not self._stopped and self._opened_at is not None:
             self._silent = 0
-            self.hear(message)
+            self.owner.hear(message)
 
     def mark(self, event_id: str | None, retry: int | None) -> None:
         """See `http_reader.ReaderOwner`."""

@@ -1,11 +1,22 @@
 """The ear at one of the server's sessions: what it says counts until the next one is begun."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, field
 
 from mcpguard.upstream.link import Call, Id, Inbox, Link, Message, UpstreamFailure
+
+
+class LineOwner(Protocol):
+    """The session that goes on, as its lines see it."""
+
+    def related(self, call: Call) -> Call | None:
+        """The call of ours over the server's one."""
+        ...
+
+    def line_lost(self, line: "Line", failure: UpstreamFailure) -> None:
+        """The server's session is over."""
+        ...
 
 
 @define(eq=False)
@@ -19,9 +30,7 @@ class Line:
 
     number: int
     inbox: Inbox
-    related: Callable[[Call], Call | None]
-    """The call of ours over the server's one."""
-    lost: "Callable[[Line, UpstreamFailure], None]"
+    owner: LineOwner
     link: Link | None = None
     dead: bool = field(init=False, default=False)
 
@@ -37,14 +46,14 @@ class Line:
     def request(self, message: Message, related: Call | None) -> None:
         """See `link.Inbox`."""
         if not self.dead:
-            ours = None if related is None else self.related(related)
+            ours = None if related is None else self.owner.related(related)
             self.inbox.request({**message, "id": self._token(message["id"])}, ours)
 
     def closed(self, failure: UpstreamFailure) -> None:
         """See `link.Inbox`."""
         if not self.dead:
             self.dead = True
-            self.lost(self, failure)
+            self.owner.line_lost(self, failure)
 
     def respond(self, message: Message) -> None:
         """Pass on an answer, if the question came on this line."""

@@ -142,7 +142,7 @@ class RenewingLink:
     def _new_line(self) -> Line:
         self._number += 1
         self._begun_at = self.all.clock.seconds()
-        self._line = Line(self._number, self.inbox, self._related, self._line_lost)
+        self._line = Line(self._number, self.inbox, self)
         return self._line
 
     async def _connect(self) -> Opening:
@@ -239,7 +239,9 @@ class RenewingLink:
         self.all.links.pop(self, None)
         self._line = None
         self.posture.rest()
-        self._stop_timer()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         if self._renewing is not None:
             self._renewing.cancel()
         self._fail_waiting(failure)
@@ -290,7 +292,8 @@ class RenewingLink:
         if attempt in self._waiting:
             self._waiting.remove(attempt)
 
-    def _related(self, call: Call) -> Call | None:
+    def related(self, call: Call) -> Call | None:
+        """See `renewal_line.LineOwner`."""
         return next((one for one in self._running if one.call is call), None)
 
     def _fail_waiting(self, failure: UpstreamFailure) -> None:
@@ -300,7 +303,8 @@ class RenewingLink:
 
     # -- loss and renewal ------------------------------------------------------------------
 
-    def _line_lost(self, line: Line, failure: UpstreamFailure) -> None:
+    def line_lost(self, line: Line, failure: UpstreamFailure) -> None:
+        """See `renewal_line.LineOwner`."""
         if line is not self._line or self._over is not None:
             return
         if self._version is None:
@@ -389,11 +393,6 @@ class RenewingLink:
         if self._over is None and self._listening():
             # Who only listens does not ask again; a server takes a while to start.
             self._renew_soon(failure.retry_after or 0.0)
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
 
 def _close(link: Link) -> None:

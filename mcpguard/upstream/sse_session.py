@@ -53,7 +53,7 @@ class SseSession(UrlSession):
             else:
                 answered.receive(message)
         elif self._handshake is None:
-            self._hear(message)
+            self.hear(message)
         elif message["method"] == "ping" and type(message.get("id")) in (int, str):
             # All that a server may ask this early, and nobody else is there to answer.
             self.respond({"jsonrpc": "2.0", "id": message["id"], "result": {}})

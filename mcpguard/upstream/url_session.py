@@ -55,7 +55,8 @@ class UrlSession(ABC):
     _calls: set[HttpCall] = field(init=False, factory=set)
     _held: list[HttpCall] | None = field(init=False, default=None)
     """Requests that wait for ``initialized`` to be taken; None while nothing has to wait."""
-    _posts: set[OneWay] = field(init=False, factory=set)
+    _posts: set[OneWay] | None = field(init=False, default=None)
+    """Those under way; None while there are none, as mostly."""
     _over: UpstreamFailure | None = field(init=False, default=None)
 
     # what a transport adds
@@ -224,7 +225,8 @@ class UrlSession(ABC):
         if self._over is not None:
             return
         body = encode(message)
-        full = len(self._posts) >= self.remote.bounds.max_posts
+        posts = self._posts or set()
+        full = len(posts) >= self.remote.bounds.max_posts
         if full or len(body) > self.remote.reader.max_message_size:
             self.remote.stray("unsent")
             log.warn(
@@ -236,7 +238,8 @@ class UrlSession(ABC):
                 self._release()
             return
         post = OneWay(self.remote, self.remote.timeout, over)
-        self._posts.add(post)
+        posts.add(post)
+        self._posts = posts
         post.send("POST", self.url, self._post_headers(), body)
 
     def _posted(
@@ -247,7 +250,9 @@ class UrlSession(ABC):
         failure: UpstreamFailure | None,
     ) -> None:
         """Nobody waits for it: 202 and 200 are well, anything else is for the log."""
-        self._posts.discard(post)
+        if self._posts is not None:
+            self._posts.discard(post)
+            self._posts = self._posts or None
         if head is not None and head.status >= 300:
             failure = self.refused(head, message, post.words)
         elif head is not None:
@@ -279,7 +284,7 @@ class UrlSession(ABC):
         for call in held:
             call.send()
 
-    def _hear(self, message: Message) -> None:
+    def hear(self, message: Message) -> None:
         """Take a message of the session's own stream."""
         received = self.remote.receive(message, self, None)
         if isinstance(received, ServerRequest):
@@ -313,9 +318,9 @@ class UrlSession(ABC):
             return False
         self._over = failure
         self._cease()
-        for post in tuple(self._posts):
+        posts, self._posts = self._posts or (), None
+        for post in posts:
             post.stop()
-        self._posts.clear()
         for call in tuple(self._calls):
             stop(call, failure)
         self._held = None
