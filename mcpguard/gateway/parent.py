@@ -1,5 +1,6 @@
 """The parent of the workers: it listens and supervises, and serves no request itself."""
 
+import fcntl
 import os
 import random
 import secrets
@@ -90,6 +91,7 @@ class WorkerParent(Service):
         self._key = secrets.token_bytes(KEY_BYTES)
         self._sockets: list[socket.socket] = []
         self._directory: Path | None = None
+        self._held: int | None = None
         self._tally: Tally | None = None
         self._lives = 0
         self._stopping: Deferred[None] | None = None
@@ -131,6 +133,7 @@ class WorkerParent(Service):
         super().startService()
         # Made now: twistd has changed to the user it is to run as.
         self._directory = private_directory()
+        self._held = held(self._directory)
         self._tally = Tally.create(self._directory / TALLY, self.pool.count)
         self._listen_for_signals()
         self.observers.start()
@@ -293,6 +296,9 @@ class WorkerParent(Service):
             self._tally = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _close_sockets(self) -> None:
         for one in self._sockets:
@@ -307,6 +313,16 @@ def private_directory() -> Path:
         directory.rmdir()
         directory = Path(tempfile.mkdtemp(prefix="mcp-guard-", dir="/tmp"))
     return directory
+
+
+def held(directory: Path) -> int:
+    """A descriptor with a lock on a directory: systemd-tmpfiles leaves alone what is locked.
+
+    Else it would clear the directory after some days, and no worker could be started any more.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def without_restart(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:

@@ -1,5 +1,7 @@
 """The parent of the workers, apart from its processes."""
 
+import fcntl
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.schema import MAX_WORKERS
-from mcpguard.gateway.parent import private_directory
+from mcpguard.gateway.parent import held, private_directory
 from mcpguard.ops.workers.mail import mail_path
 
 LARGEST_PID = 4_194_304
@@ -47,3 +49,15 @@ class DirectoryTests(SynchronousTestCase):
         start = Path(tempfile.gettempdir()) / Path(self.mktemp()).name
         for length in range(20, 90, 7):
             self.made_below(start.with_name(f"{start.name}-{'d' * length}"))
+
+    def test_held(self) -> None:
+        """What clears old files away, and takes a lock before, finds it taken until the end."""
+        base = Path(tempfile.gettempdir()) / Path(self.mktemp()).name
+        directory = self.made_below(base)
+        ours = held(directory)
+        theirs = os.open(directory, os.O_RDONLY)
+        self.addCleanup(os.close, theirs)
+        exclusively = fcntl.LOCK_EX | fcntl.LOCK_NB
+        self.assertRaises(BlockingIOError, fcntl.flock, theirs, exclusively)
+        os.close(ours)
+        fcntl.flock(theirs, exclusively)

@@ -1,5 +1,6 @@
 """Several workers behind one socket: connections spread, workers die, drain and are replaced."""
 
+import fcntl
 import json
 import os
 import pwd
@@ -126,7 +127,11 @@ class DeathTests(WorkersCase):
         self.addCleanup(shutil.rmtree, temporary)
         self.environment = {"TMPDIR": temporary}
         gateway = await self.start_workers()
-        self.assertEqual(len(os.listdir(temporary)), 1)
+        (shared,) = Path(temporary).iterdir()
+        descriptor = os.open(shared, os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        with self.assertRaises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         call = await self.begin(gateway, "s", "slow", seconds=2)
         await self.pause(0.5)
         gateway.stopping = True
