@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import __main__ as benchmarks
 from benchmarks.catalog import chosen
-from mcpguard.cli import main
+from mcpguard.cli import FEATURES, main
 from mcpguard.config.load import Format, loads
 from mcpguard.config.settings import Settings
 from mcpguard.errors import ConfigurationError
@@ -243,6 +243,11 @@ class FactTests(SynchronousTestCase):
     def test_event_types(self) -> None:
         """Each event type is explained."""
         self.assertLessEqual(EVENT_TYPES, self.named("audit.md"))
+
+    def test_features(self) -> None:
+        """What `version` is shown to say is what it says."""
+        page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+        self.assertIn(f"\nFeatures: {', '.join(FEATURES)}\n", page)
 
     def test_further_event_types(self) -> None:
         """Those that the reference does not have are named as deviations."""
