@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.errors import Reason
 from mcpguard.gateway.neighbours import Neighbours, Seat
 from mcpguard.protocol.ownership import home_of, unmarked
-from mcpguard.upstream.link import Eras
+from mcpguard.upstream.link import Eras, UpstreamFailure
 from tests.front.wire import Listener
 from tests.ops.workers.postal import SelectClock
 from tests.pipeline.rig import MODERN, MemoryUpstream, Rig, api_key
@@ -104,12 +105,14 @@ class HomeTests(NeighbourCase):
         """Requests to a server of the stateless era stay where they are, once that is known."""
         name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) != 1)
         eras = Eras(legacy=False, modern=(MODERN,), discovered={"supportedVersions": [MODERN]})
-        worker = self.worker(1, MemoryUpstream(known_eras=eras))
+        down = UpstreamFailure(Reason.UPSTREAM_UNAVAILABLE, "down")
+        upstream = MemoryUpstream(known_eras=eras, failure=down)
+        worker = self.worker(1, upstream)
         self.assertIsNotNone(self.home(worker, name), "nobody knows yet")
+        upstream.failure = None
+        self.assertIsNone(self.home(worker, name))
         served = worker[1].served
         assert served is not None
-        self.successResultOf(served.eras())
-        self.assertIsNone(self.home(worker, name))
         served.one_each = True
         self.assertIsNotNone(self.home(worker, name))
         self.assertIsNone(self.home(worker, name, version=None))

@@ -81,6 +81,7 @@ class BridgingUpstream:
     """Whether its sessions and bare requests are in one as well."""
     _in_sessions: bool = field(init=False, default=True)
     """Whether stateless requests share a session of their principal, as far as is known."""
+    _learning: bool = field(init=False, default=False)
     name: str = field(init=False, default=Factory(lambda self: self.inner.name, takes_self=True))
     """See `link.Upstream`; its own, because every request asks for it several times."""
 
@@ -141,9 +142,17 @@ class BridgingUpstream:
     def remembers(self) -> bool:
         """Whether what a stateless request leaves behind is there for its principal's next one.
 
-        So they belong into one process. As long as it is not known they might.
+        So they belong into one process. As long as it is not known they might; the server is
+        asked, because where none is served nobody else would ask.
         """
-        return self.one_each or (self.translates and self._in_sessions)
+        if self.one_each or not self.translates:
+            return self.one_each
+        if self._in_sessions and not self._learning:
+            self._learning = True
+            self.eras().addErrback(lambda failure: failure.trap(UpstreamFailure)).addBoth(
+                self._learned
+            )
+        return self._in_sessions
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -151,6 +160,9 @@ class BridgingUpstream:
     def translates(self) -> bool:
         """Whether stateless clients of a handshake server are translated."""
         return self.bridge == "translate"
+
+    def _learned(self, _: object) -> None:
+        self._learning = False
 
     def _widened(self, eras: Eras) -> Eras:
         self._in_sessions = not eras.modern
