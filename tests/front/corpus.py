@@ -122,9 +122,9 @@ def corpus() -> Iterator[bytes]:
         yield posted(line, length=None)
         yield posted(line, length=None, body=b"") + SOUND
         yield line.encode("latin-1") + b"\r\n" + SOUND
-        for method in (b"GET", b"DELETE"):
-            yield posted(line, length=None).replace(b"POST", method, 1) + SOUND
-            yield SOUND + posted(line, length=None, body=SOUND).replace(b"POST", method, 1)
+        for bodiless in (b"GET", b"DELETE"):
+            yield posted(line, length=None).replace(b"POST", bodiless, 1) + SOUND
+            yield SOUND + posted(line, length=None, body=SOUND).replace(b"POST", bodiless, 1)
     for length in (
         "0",
         "1",
