@@ -48,11 +48,14 @@ class Patience:
 
     def _due(self) -> None:
         self._timer = None
-        latest = self.clock.seconds() - self.secs
+        now = self.clock.seconds()
         over: list[Waiting] = []
         for waiting, since in self._since.items():
-            if since > latest:
-                self._timer = self.clock.callLater(since - latest, self._due)
+            # Not what is left by the time that has passed: that was observed to be too small
+            # for the clock, and the timer to fire again and again at the same moment.
+            left = since + self.secs - now
+            if left > 0.0:
+                self._timer = self.clock.callLater(left, self._due)
                 break
             over.append(waiting)
         for waiting in over:

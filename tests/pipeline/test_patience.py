@@ -1,8 +1,11 @@
 """Tests of the one timer for answers that are waited for."""
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -46,6 +49,30 @@ class PatienceTests(SynchronousTestCase):
         self.clock.pump([1] * 30)
         self.assertEqual([answer.shown for answer in answers], [[10], [14], [18]])
         self.assertEqual((len(self.patience), self.clock.getDelayedCalls()), (0, []))
+
+    @given(st.lists(st.floats(0.001, 5.0), min_size=2, max_size=5), st.floats(0.0, 1e7))
+    @settings(deadline=None, max_examples=300)
+    def test_any_moments(self, pauses: list[float], start: float) -> None:
+        """Whatever the clock rounds, few timers are set, and each shows life in its time."""
+        self.setUp()
+        self.clock.advance(start)
+        answers, timers, set_timer = [], [], self.clock.callLater
+
+        def count(*given: Any) -> Any:
+            timers.append(given)
+            self.assertLess(len(timers), 4 * len(pauses))
+            return set_timer(*given)
+
+        self.patch(self.clock, "callLater", count)
+        for pause in pauses:
+            answers.append((self.clock.seconds(), self.begin()))
+            self.clock.advance(pause)
+        for _ in range(40):
+            self.clock.advance(0.7)
+        for began, answer in answers:
+            (shown,) = answer.shown
+            self.assertGreaterEqual(shown - began, 10.0 - 1e-6)
+            self.assertLess(shown - began, 10.0 + 5.0 + 1e-6)
 
     def test_ended(self) -> None:
         """What has ended shows nothing, and no timer runs for nothing."""
