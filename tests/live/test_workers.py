@@ -293,12 +293,13 @@ class ReloadTests(WorkersCase):
 
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 LOGGER = "--logger=mcpguard.observe.logs.to_stdout"
-CONFIGURATION = """
+CONFIGURATION = f"""
 [server]
 workers = 2
 [upstream]
-transport = "http"
-url = "http://127.0.0.1:9/mcp"
+transport = "stdio"
+command = {json.dumps(sys.executable)}
+args = ["-m", "mcpguard.demo"]
 [audit]
 file = "audit.log"
 """
