@@ -1,4 +1,7 @@
-"""Clients of every SDK before several workers: what they can do is what they can before one."""
+"""Clients of every SDK before several workers: what they can do is what they can before one.
+
+Those of HTTP+SSE have tests of their own here, and those of both eras speak one of the two.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 from tests.live import test_bridge_stateless, test_isolation, test_matrix, test_sse_clients
 from tests.live.gateway_process import GatewayCase, RunningGateway
 
-WORKERS = 3
+WORKERS = 2
 
 
 class SharedCase(GatewayCase):
@@ -29,20 +32,12 @@ class SharedCase(GatewayCase):
         return await super().start_gateway(servers, server=shared, **more)
 
 
-class SseRow(SharedCase, test_matrix.SseClientTests):
-    """Clients of HTTP+SSE."""
-
-
 class HandshakeRow(SharedCase, test_matrix.HandshakeClientTests):
     """Clients that shake hands."""
 
 
 class StatelessRow(SharedCase, test_matrix.StatelessClientTests):
     """Clients of the stateless era."""
-
-
-class DualRow(SharedCase, test_matrix.DualClientTests):
-    """Clients of both."""
 
 
 class IsolationTests(SharedCase, test_isolation.IsolationTests):
