@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import sys
+import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ def settings(
     return sections
 
 
+READY_SECS = 10.0
 SESSIONS_EACH = 2
 """Sessions for each worker, where there are several."""
 
@@ -107,6 +110,8 @@ def start_gateway(
         command = [sys.executable, "-m", "mcpguard", "-c", config, "run", "--port", "0"]
     program = bench.start(name, command, layout=layout, env=environment)
     base = program.says(r"(https?://127\.0\.0\.1:\d+)[\s\S]*Ready")[1]
+    if not tls:
+        _await_ready(f"{base}/ready")
     if workers > 1 and len(machine.tree(program.pid)) <= workers:
         raise Unavailable(f"it was told to start {workers} workers and has none")
     return Target(
@@ -118,6 +123,19 @@ def start_gateway(
         # A session is served by one worker: with a single one the others would have nothing to do.
         sessions=1 if workers == 1 else SESSIONS_EACH * workers,
     )
+
+
+def _await_ready(url: str) -> None:
+    """Wait until the gateway has all it needs: its limits may be in Redis, say."""
+    until = time.monotonic() + READY_SECS
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(url, timeout=READY_SECS) as page:
+                if page.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)
+    raise Unavailable(f"it is not ready after {READY_SECS} s")
 
 
 def _row(kind: str, what: str, suffix: str = "", **more: Any) -> Row:
