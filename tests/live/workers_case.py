@@ -21,7 +21,7 @@ from tests.live.raw_client import RawCase
 from tests.live.software import HERE
 
 SERVER = [sys.executable, str(HERE / "servers" / "hostile_server.py"), "--era", "modern"]
-WORKERS = 2
+WORKERS = 3
 
 
 def workers_of(parent: int) -> list[int]:
