@@ -1,5 +1,6 @@
 """Where answers leave: an `Outlet` that is as fast as its client reads."""
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
@@ -57,7 +58,7 @@ def phrase(status: int) -> bytes:
 
 
 @implementer(IPushProducer)
-class PacedOutlet:
+class PacedOutlet(ABC):
     """The answer to one request, as fast as its client reads; the base of the outlets.
 
     Bytes wait here, not in the transport, until the client reads. What waits behind the piece
@@ -195,7 +196,7 @@ class PacedOutlet:
         self._paused = False
         self._pump()
 
-    def stopProducing(self) -> None:
+    def stopProducing(self) -> None:  # noqa: B027 - of IPushProducer, and nothing to do
         """Nothing to do: the request reports the lost connection."""
 
     # -- inside
@@ -262,21 +263,21 @@ class PacedOutlet:
 
     # -- the wire, which differs between channels
 
+    @abstractmethod
     def _take_head(self, status: int, headers: Headers, length: int | None) -> None:
         """Note the head to send; ``length`` is None for a stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send_head(self) -> None:
         """Hand the head to the transport."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send(self, piece: bytes) -> None:
         """Hand a piece of the body to the transport, after the head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close(self) -> None:
         """Hand over what ends the answer, and let the channel go on."""
-        raise NotImplementedError
 
 
 class RequestOutlet(PacedOutlet):

@@ -47,11 +47,6 @@ class Chain:
             token = notes[_NOTE]
         else:
             token = notes[_NOTE] = bearer_token(incoming)
-        if len(self._authenticators) == 1:
-            try:
-                return self._authenticators[0].authenticate(token, incoming.peer, now)
-            except Refused as refused:
-                raise _challenged(refused.refusal, presented=True) from None
         return self._ask(0, token, incoming.peer, now, None)
 
     def _ask(

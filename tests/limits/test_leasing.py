@@ -219,7 +219,7 @@ class BatchTests(LeasingCase):
         limiter.stop()  # so that no timer forgets the key first
         for _ in range(200):
             self.take(limiter, WIDE)
-        held = self.authority._kept["a"].bucket.lent
+        held = self.authority._shelf.kept["a"].content.lent
         self.assertGreater(held, 0)
         self.clock.advance(OWN_SECS)
         self.line.quick = False
@@ -235,7 +235,7 @@ class BatchTests(LeasingCase):
         self.line.authority = MemoryAuthority(self.clock.seconds, max_keys=100)
         while len(self.line.asked) == asked:
             self.take(limiter, WIDE)
-        lent = self.line.authority._kept["a"].bucket.lent
+        lent = self.line.authority._shelf.kept["a"].content.lent
         self.assertLessEqual(limiter._accounts["a"].tokens, lent)
         self.assertGreater(self.line.asked[-1].held, 0)
 

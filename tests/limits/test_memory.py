@@ -98,7 +98,7 @@ class MemoryTests(MemoryCase):
             if n % 20_000 == 0:
                 self.clock.advance(1.0)
         self.assertEqual(len(limiter), 1_000)
-        self.assertLessEqual(len(limiter._filling), 2_001)
+        self.assertLessEqual(len(limiter._shelf._filling), 2_001)
 
     def test_full_ones_go_first(self) -> None:
         """A refilled bucket is forgotten before one that still owes, however recent its use."""
@@ -151,7 +151,7 @@ class MemoryTests(MemoryCase):
         limiter.take("a", rate)
         self.clock.advance(0.6)
         # The first note of "a" has come due, the bucket of today has not.
-        self.assertFalse(limiter._forget_full(self.clock.seconds()))
+        self.assertFalse(limiter._shelf._forget_full(self.clock.seconds()))
         self.assertEqual(len(limiter), 1)
 
     @settings(deadline=None, max_examples=150)
@@ -195,4 +195,4 @@ class MemoryTests(MemoryCase):
             clock.advance(pause)
             limiter.take(str(key), Rate(0.5, 2))
             self.assertLessEqual(len(limiter), max_keys)
-            self.assertLessEqual(len(limiter._filling), 2 * max_keys + 1)
+            self.assertLessEqual(len(limiter._shelf._filling), 2 * max_keys + 1)

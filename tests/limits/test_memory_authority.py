@@ -69,7 +69,7 @@ class AuthorityTests(SynchronousTestCase):
         for n in range(50_000):
             authority.decide(f"key {n}", SLOW, one())
         self.assertEqual(len(authority), 1_000)
-        self.assertLessEqual(len(authority._filling), 2_001)
+        self.assertLessEqual(len(authority._shelf._filling), 2_001)
 
     def test_full_ones_go_first(self) -> None:
         """A refilled bucket is forgotten before one that still owes, however recent its use."""
@@ -122,6 +122,6 @@ class AuthorityTests(SynchronousTestCase):
             now = self.clock.seconds()
             small.decide(str(key), rate, ask)
             self.assertLessEqual(len(small), max_keys)
-            self.assertLessEqual(len(small._filling), 2 * max_keys + 1)
+            self.assertLessEqual(len(small._shelf._filling), 2 * max_keys + 1)
             bucket = buckets.setdefault(key, Bucket(12.0, now))
             self.assertEqual(large.decide(str(key), rate, ask), lend(bucket, rate, now, ask))
