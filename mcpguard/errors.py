@@ -40,6 +40,7 @@ class Reason(Enum):
     EXPIRED_CREDENTIALS = "expired_credentials"
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
     NO_AUTHENTICATION_CONFIGURED = "no_authentication_configured"
+    IDENTITY_UNAVAILABLE = "identity_unavailable"
     # limits
     RATE_LIMITED = "rate_limited"
     TOOL_RATE_LIMITED = "tool_rate_limited"
@@ -60,6 +61,7 @@ class Reason(Enum):
     # policy
     DENIED = "denied"
     SERVER_DENIED = "server_denied"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
     # upstream
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     UPSTREAM_FAILED = "upstream_failed"
@@ -109,6 +111,9 @@ SHAPES: Mapping[Reason, Shape] = {
     Reason.NO_AUTHENTICATION_CONFIGURED: Shape(
         401, 401, "No authentication is configured on this gateway", "AuthFailure"
     ),
+    Reason.IDENTITY_UNAVAILABLE: Shape(
+        503, 503, "Credentials cannot be checked now, try again shortly", "AuthFailure"
+    ),
     Reason.RATE_LIMITED: Shape(429, 429, "Rate limit exceeded", "RateLimited"),
     Reason.TOOL_RATE_LIMITED: Shape(429, 429, "Rate limit exceeded for this tool", "RateLimited"),
     Reason.TOO_MANY_CONCURRENT: Shape(
@@ -135,6 +140,9 @@ SHAPES: Mapping[Reason, Shape] = {
     Reason.DENIED: Shape(403, 403, "Not authorized", "AuthorizationDenied"),
     Reason.SERVER_DENIED: Shape(
         403, 403, "Not authorized to use this server", "AuthorizationDenied"
+    ),
+    Reason.INSUFFICIENT_SCOPE: Shape(
+        403, 403, "A scope is missing for this", "AuthorizationDenied"
     ),
     Reason.UPSTREAM_UNAVAILABLE: Shape(503, 503, "The MCP server is not available"),
     Reason.UPSTREAM_FAILED: Shape(502, 502, "The MCP server failed to answer"),

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "identity": PURE | INTERFACES,
     "limits": PURE | INTERFACES,
     "front": PURE | (INTERFACES - {"upstream.link"}),
+    "tls": PURE | INTERFACES,
     "upstream": PURE | INTERFACES,
     "observe": PURE | INTERFACES,
     "pipeline": PURE | INTERFACES,

@@ -15,7 +15,7 @@ import re2
 
 from mcpguard.config.settings import Network
 from mcpguard.policy.addresses import classify
-from mcpguard.policy.origins import normal_origin, parse_authority
+from mcpguard.policy.origins import is_loopback, normal_origin, parse_authority
 from mcpguard.policy.redis_url import parse_redis_url
 
 SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
@@ -28,6 +28,7 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 PREFIX_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+\Z")
 KEY_PREFIX = re.compile(r"[A-Za-z0-9._:/{}-]{1,128}\Z")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
+SCOPE = re.compile(r"[!#-\[\]-~]{1,256}\Z")
 RFC_3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,30})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
@@ -319,4 +320,43 @@ def pattern(text: str) -> str:
         raise ValueError(f"not an RE2 expression: {shown[:200]}") from None
     if compiled.search("") is not None:
         raise ValueError("matches the empty text, so it would match everywhere")
+    return text
+
+
+def server_name(text: str) -> str:
+    """A name as certificates have it, for SNI (RFC 6066): no address, no final dot."""
+    if not HOST_NAME.match(text) or _looks_numeric(text) or text.endswith("."):
+        raise ValueError("not a host name")
+    return text.lower()
+
+
+def jwks_url(text: str) -> str:
+    """Where keys are fetched from: who can change them on the way can sign in as anybody."""
+    url = absolute_url(text)
+    if url.scheme != "https" and not is_loopback(url.hostname or ""):
+        raise ValueError("is not https://, and its host is not on loopback")
+    return upstream_url(text)
+
+
+def issuer_url(text: str) -> str:
+    """The identifier of an authorization server (RFC 8414 section 2), letter by letter."""
+    url = absolute_url(text)
+    if url.query or text.endswith("?"):
+        raise ValueError("has a query")
+    if url.scheme != "https" and not is_loopback(url.hostname or ""):
+        raise ValueError("is not https://, and its host is not on loopback")
+    return text
+
+
+def scope(text: str) -> str:
+    """One scope (RFC 6749 section 3.3): visible ASCII without blank, quote and backslash."""
+    if not SCOPE.match(text):
+        raise ValueError('no scope: 1 to 256 visible ASCII characters without " and \\')
+    return text
+
+
+def jwt_secret(text: str) -> str:
+    """A key for HMAC (RFC 7518 section 3.2): no shorter than SHA-256."""
+    if len(text.encode()) < 32:
+        raise ValueError("shorter than 32 bytes")
     return text

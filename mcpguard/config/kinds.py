@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mcpguard.config.document import quoted
 from mcpguard.config.grammar import Concealed
@@ -200,6 +200,8 @@ class Choice:
     values: tuple[str | int, ...]
     later: frozenset[str] = frozenset()
     """Known words whose feature this version does not have."""
+    meaning: Mapping[str, str] = field(factory=dict)
+    """What is meant by words that have another name for the same."""
 
     @property
     def accepts(self) -> str:
@@ -217,7 +219,7 @@ class Choice:
         if type(value) is not type(self.values[0]):
             return place.mistyped(self.accepts)
         if value in self.values:
-            return value
+            return self.meaning.get(value, value) if isinstance(value, str) else value
         if value in self.later:
             return place.refuse(LATER, self.accepts)
         return place.refuse(f"not known{meant(str(value), self.values)}", self.accepts)
@@ -285,6 +287,55 @@ class Pairs:
             else:
                 pairs[key] = value
         return pairs if sound else INVALID
+
+
+@frozen
+class OneOrMore(Generic[T]):
+    """One thing, or a list of at least one."""
+
+    kind: Kind[T]
+    accepts: str
+    limit: int
+
+    def __call__(self, place: Place) -> tuple[T, ...] | Invalid:
+        """Convert."""
+        if not isinstance(place.value, list):
+            one = self.kind(place)
+            return INVALID if isinstance(one, Invalid) else (one,)
+        if not place.value:
+            return place.refuse("empty", self.accepts)
+        return ListOf(self.kind, self.accepts, self.limit)(place)
+
+
+@frozen
+class ListsByName(Generic[T]):
+    """A table from names of the user's choice to lists of one kind of thing."""
+
+    accepts: str
+    name: Callable[[str], str]
+    """Raises ValueError with the reason."""
+    kind: Kind[T]
+    limit: int = 1000
+
+    def __call__(self, place: Place) -> Mapping[str, tuple[T, ...]] | Invalid:
+        """Convert."""
+        if not isinstance(place.value, dict):
+            return place.mistyped(self.accepts)
+        if len(place.value) > self.limit:
+            place.complain(f"more than {self.limit} entries; accepted: {self.accepts}")
+            return INVALID
+        found: dict[str, tuple[T, ...]] = {}
+        for key in place.value:
+            inner = place.item(key)
+            items = ListOf(self.kind, "a list of names or patterns", self.limit)(inner)
+            try:
+                name = self.name(key)
+            except ValueError as error:
+                inner.complain(f"{error}; accepted: {self.accepts}")
+                continue
+            if not isinstance(items, Invalid):
+                found[name] = items
+        return found if len(found) == len(place.value) else INVALID
 
 
 def _refuse_twins(place: Place, items: list[Any], words: str) -> None:

@@ -10,21 +10,19 @@ from mcpguard.config.document import quoted
 from mcpguard.config.settings import (
     AdminSettings,
     AuditSettings,
-    AuthSettings,
-    IdentityKeys,
+    ListenerSettings,
     ServerSettings,
     UpstreamSettings,
     shown,
 )
 from mcpguard.config.tables import Draft
-from mcpguard.policy.globs import glob_matches
 from mcpguard.policy.origins import is_loopback
 
 STDIO_ONLY = (
     *("command", "args", "cwd", "env", "inherit_env", "isolation", "max_children"),
     *("idle_timeout_secs", "limits"),
 )
-HTTP_ONLY = ("url", "headers", "allow_private_networks")
+HTTP_ONLY = ("url", "headers", "allow_private_networks", "tls")
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
 OWN_SERVER = ("transport", "command", "url")
 """Any of these makes ``[upstream]`` a server of its own beside ``servers``."""
@@ -39,6 +37,8 @@ def transport(draft: Draft) -> None:
         _refuse_keys(draft, STDIO_ONLY, 'only for transport = "stdio"')
         if not draft.given("url"):
             draft.place.complain(f'url is missing: transport = "{chosen}" needs it')
+        if draft.given("tls") and str(draft.values.get("url", "")).startswith("http://"):
+            draft.at("tls").complain("the url is http://, which has no TLS; make it https://")
         if chosen == "sse" and draft.values.get("era") == "modern":
             draft.at("era").complain(
                 'not "modern" for transport = "sse", which is older than stateless versions'
@@ -182,14 +182,22 @@ def some_upstream(draft: Draft) -> None:
         )
 
 
-def some_authentication(draft: Draft) -> None:
-    """Nobody can sign in."""
-    auth = draft.place.value.get("auth")
-    if not auth or not (isinstance(auth, dict) and auth.get("api_keys", True)):
-        draft.place.warn(
-            "no authentication is configured: every MCP request will be refused;"
-            " add a key with `mcp-guard keygen --user-id NAME --apply-to-config`"
-        )
+def client_certificates(draft: Draft) -> None:
+    """What is said about client certificates needs a CA that they come from."""
+    if draft.given("client_ca_path"):
+        return
+    for key in ("client_crl_path", "client_auth"):
+        if draft.given(key):
+            draft.at(key).complain(
+                "client_ca_path is missing: without it no client certificate is asked for"
+            )
+
+
+def own_certificate(draft: Draft) -> None:
+    """A certificate is nothing without its key."""
+    for key, other in (("cert_path", "key_path"), ("key_path", "cert_path")):
+        if draft.given(key) and not draft.given(other):
+            draft.at(key).complain(f"{other} is missing")
 
 
 def listeners(draft: Draft) -> None:
@@ -200,6 +208,10 @@ def listeners(draft: Draft) -> None:
         return
     for words in exposure(server):
         draft.at("server").warn(words)
+    for index, one in enumerate(server.listeners):
+        if any(clash(one, other) for other in server.every_listener[: index + 1]):
+            place = draft.place.item("server").item("listeners").item(index)
+            place.complain(f"port {one.port} is already that of another listener")
     if admin is None:
         return
     if not is_loopback(admin.host):
@@ -211,45 +223,23 @@ def listeners(draft: Draft) -> None:
 
 
 def exposure(server: ServerSettings) -> tuple[str, ...]:
-    """Warnings about the listener for clients."""
-    if is_loopback(server.host) or server.allowed_hosts is not None or server.public_url:
+    """Warnings about the listeners for clients."""
+    if server.allowed_hosts is not None or server.public_url:
         return ()
-    return (
-        f"listens on {shown(server.host)} and answers to any Host name: set allowed_hosts or"
-        " public_url",
+    return tuple(
+        f"listens on {shown(one.host)} and answers to any Host name: set allowed_hosts or"
+        " public_url"
+        for one in server.every_listener
+        if not is_loopback(one.host) and not one.public_url
     )
 
 
 def collide(server: ServerSettings, admin: AdminSettings) -> bool:
-    """Whether the two listeners would want the same port."""
-    hosts = {server.host, admin.host}
-    return server.port == admin.port and (len(hosts) == 1 or not hosts.isdisjoint(WILDCARDS))
+    """Whether the operator listener would want a port of the clients'."""
+    return any(clash(one, admin) for one in server.every_listener)
 
 
-def known_servers(draft: Draft) -> None:
-    """Rights that name a server which is not there are most likely mistyped."""
-    auth, upstreams = draft.values.get("auth"), draft.values.get("upstream")
-    if not isinstance(auth, AuthSettings) or not isinstance(upstreams, tuple):
-        return
-    names = [upstream.name for upstream in upstreams]
-    for index, key in enumerate(auth.api_keys):
-        place = draft.place.item("auth").item("api_keys").item(index)
-        for field, entry, server in _server_patterns(key.identity):
-            if not any(glob_matches(server, name) for name in names):
-                place.item(field).warn(
-                    f"{quoted(entry)} names the server {quoted(server)}, which is not configured"
-                )
-
-
-def _server_patterns(identity: IdentityKeys) -> list[tuple[str, str, str]]:
-    """Every (key, entry, pattern for a server) in the rights of an identity."""
-    found = [("allowed_servers", entry, entry) for entry in identity.allowed_servers or ()]
-    for field in (
-        *("allowed_tools", "denied_tools", "allowed_resources", "denied_resources"),
-        *("allowed_prompts", "denied_prompts"),
-    ):
-        for entry in getattr(identity, field) or ():
-            server, colon, rest = entry.partition(":")
-            if colon and not rest.startswith("//"):
-                found.append((field, entry, server))
-    return found
+def clash(one: ListenerSettings, other: ListenerSettings | AdminSettings) -> bool:
+    """Whether two listeners would want the same port."""
+    hosts = {one.host, other.host}
+    return one.port == other.port and (len(hosts) == 1 or not hosts.isdisjoint(WILDCARDS))

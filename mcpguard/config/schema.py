@@ -4,18 +4,17 @@ One table per settings class; the keys are the class's fields (a test holds them
 defaults are the class's own.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from attrs import evolve, fields
+from attrs import evolve
 
-from mcpguard.config import grammar, rules
+from mcpguard.config import auth_rules, grammar, rules
+from mcpguard.config.auth_schema import AUTH
 from mcpguard.config.kinds import (
     Choice,
     Flag,
     Integer,
     IntegerOrWord,
-    Kind,
     ListOf,
     Number,
     SecretValue,
@@ -23,11 +22,8 @@ from mcpguard.config.kinds import (
 )
 from mcpguard.config.settings import (
     AdminSettings,
-    ApiKeySettings,
     AuditSettings,
-    AuthSettings,
     CorsSettings,
-    IdentityKeys,
     RateLimitSettings,
     RedactionRule,
     RedisSettings,
@@ -42,20 +38,20 @@ from mcpguard.config.shapes import (
     DAY,
     GIB,
     GLOB,
-    GLOBS,
     HEADER_NAME,
     MAX_RATE,
     PORT,
     YEAR,
     FilePath,
     LogArguments,
-    Moment,
 )
 from mcpguard.config.tables import Table, Tables
+from mcpguard.config.tls_schema import LISTENER, PUBLIC_URL, TLS
 from mcpguard.config.upstream_schema import UPSTREAM
 from mcpguard.observe.events import EVENT_TYPES
 
 MAX_WORKERS = 256
+MAX_LISTENERS = 16
 
 CORS = Table(
     CorsSettings,
@@ -80,9 +76,7 @@ SERVER = Table(
     {
         "host": BIND,
         "port": PORT,
-        "public_url": Text(
-            "an absolute URL such as https://mcp.example.com, without query", grammar.public_url
-        ),
+        "public_url": PUBLIC_URL,
         "max_request_size": Integer(1, GIB),
         "allowed_hosts": ListOf(
             Text("a host, or host:port", grammar.host_and_port), "a list of hosts", 1000
@@ -101,72 +95,14 @@ SERVER = Table(
             4096,
         ),
         "cors": CORS,
+        "tls": TLS,
+        "listeners": Tables(
+            LISTENER, "a list of tables: [[server.listeners]]", limit=MAX_LISTENERS
+        ),
     },
-    later=frozenset({"tls"}),
 )
 
 ADMIN = Table(AdminSettings, {"host": BIND, "port": PORT})
-
-IDENTITY_KEYS: Mapping[str, Kind[Any]] = {
-    "name": Text("a name to show", grammar.label(256)),
-    **dict.fromkeys(
-        (
-            "allowed_tools",
-            "denied_tools",
-            "allowed_servers",
-            "allowed_resources",
-            "denied_resources",
-            "allowed_prompts",
-            "denied_prompts",
-        ),
-        GLOBS,
-    ),
-    "rate_limit": Number(0, MAX_RATE),
-    "burst_size": Integer(1, 1_000_000),
-    "max_concurrency": Integer(1, 100_000),
-}
-
-
-def _api_key(**given: Any) -> ApiKeySettings:
-    """The rights and limits go into their own object."""
-    identity = {f.name: given.pop(f.name) for f in fields(IdentityKeys) if f.name in given}
-    return ApiKeySettings(identity=IdentityKeys(**identity), **given)
-
-
-API_KEY = Table(
-    _api_key,
-    {
-        "id": Text("a name of 1 to 128 characters", grammar.label(128), plain=True),
-        "key_hash": Text(
-            "the base64 of a SHA-256, as `mcp-guard keygen` and `mcp-guard hash-key` print it",
-            grammar.key_hash,
-            hidden=True,
-        ),
-        **IDENTITY_KEYS,
-        "expires_at": Moment(),
-        "allowed_ips": ListOf(
-            Text("an IP address or CIDR range", grammar.network),
-            "a list of IP addresses and CIDR ranges",
-            1000,
-        ),
-    },
-    required=("id", "key_hash"),
-)
-
-AUTH = Table(
-    AuthSettings,
-    {
-        "api_keys": Tables(
-            API_KEY,
-            "a list of tables: [[auth.api_keys]]",
-            unique={
-                "id": "another API key has this id",
-                "key_hash": "another API key has this hash, so it is the same key",
-            },
-        )
-    },
-    later=frozenset({"jwt", "oauth", "mtls"}),
-)
 
 TOOL_LIMIT = Table(
     ToolLimit,
@@ -278,9 +214,11 @@ ROOT = Table(
     later=frozenset({"tracing"}),
     rules=(
         rules.some_upstream,
-        rules.some_authentication,
+        auth_rules.some_authentication,
+        auth_rules.somebody_checks_certificates,
+        auth_rules.resource_has_an_address,
         rules.listeners,
         rules.audit_goes_nowhere,
-        rules.known_servers,
+        auth_rules.known_servers,
     ),
 )

@@ -18,6 +18,7 @@ Isolation = Literal["per_session", "per_principal", "shared"]
 EraChoice = Literal["auto", "legacy", "modern"]
 Bridge = Literal["translate", "fallback"]
 Restart = Literal["end", "replay"]
+IdentitySource = Literal["cn", "san_dns", "san_email", "san_uri"]
 
 
 @frozen
@@ -73,6 +74,35 @@ class CorsSettings:
 
 
 @frozen
+class TlsSettings:
+    """``[server.tls]``, or ``tls`` of a further listener: one listener, one policy.
+
+    PEM files, watched and read again when they change.
+    """
+
+    cert_path: Path
+    """The listener's certificate, then the chain up to its CA."""
+    key_path: Path
+    client_ca_path: Path | None = None
+    """CAs whose client certificates are accepted; None asks for none."""
+    client_crl_path: Path | None = None
+    client_auth: Literal["required", "optional"] = "required"
+    """Whether who has no certificate may connect; a bad one is refused in either case."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+@frozen
+class ListenerSettings:
+    """One of ``[[server.listeners]]``: a further address to serve clients on."""
+
+    port: int
+    host: str = "127.0.0.1"
+    public_url: str | None = None
+    """The URL clients use for this listener; None: that of ``[server]``."""
+    tls: TlsSettings | None = None
+
+
+@frozen
 class ServerSettings:
     """``[server]``: where clients reach the gateway and what it accepts from them."""
 
@@ -90,6 +120,14 @@ class ServerSettings:
     session_key: Secret | None = None
     """32 bytes, here in hexadecimal; None: made at start."""
     cors: CorsSettings = CorsSettings()
+    tls: TlsSettings | None = None
+    listeners: tuple[ListenerSettings, ...] = ()
+
+    @property
+    def every_listener(self) -> tuple[ListenerSettings, ...]:
+        """All that clients are served on, first the one of ``[server]`` itself."""
+        own = ListenerSettings(self.port, self.host, self.public_url, self.tls)
+        return (own, *self.listeners)
 
 
 @frozen
@@ -108,6 +146,22 @@ class ChildLimits:
     """Bytes of address space."""
     cpu_secs: int | None = None
     open_files: int | None = None
+
+
+@frozen
+class ClientTlsSettings:
+    """``tls`` of an http or sse upstream: how an https server is known, and how we are to it.
+
+    PEM files, watched and read again when they change.
+    """
+
+    ca_path: Path | None = None
+    """CAs that the server's certificate may come from, instead of the platform's."""
+    cert_path: Path | None = None
+    """Our certificate, then the chain up to its CA."""
+    key_path: Path | None = None
+    server_name: str | None = None
+    """The name in the server's certificate, and in SNI, where it is not the URL's host."""
 
 
 @frozen
@@ -135,6 +189,7 @@ class UpstreamSettings:
     url: str | None = None
     headers: Mapping[str, Secret] = field(factory=dict)
     allow_private_networks: bool = False
+    tls: ClientTlsSettings | None = None
     # all
     timeout_secs: float = 60.0
     """Per request; each progress notification starts it again."""
@@ -187,10 +242,72 @@ class ApiKeySettings:
 
 
 @frozen
+class JwtSettings:
+    """``[auth.jwt]``: signed tokens of an identity provider."""
+
+    mode: Literal["simple", "jwks"]
+    issuer: str
+    """What ``iss`` must be, letter by letter."""
+    audience: tuple[str, ...]
+    """``aud`` must name one of these."""
+    secret: Secret | None = None
+    """``simple``: at least 32 bytes, shared with the issuer."""
+    jwks_url: str | None = None
+    """``jwks``: where the issuer publishes its keys."""
+    jwks_ca_path: Path | None = None
+    """CAs for that URL, instead of the platform's."""
+    allow_private_networks: bool = False
+    """Whether that URL may resolve to private addresses."""
+    algorithms: tuple[str, ...] | None = None
+    """None: ``HS256`` for ``simple``, ``RS256`` and ``ES256`` for ``jwks``."""
+    cache_duration_secs: float = 3600.0
+    """How long fetched keys are used; renewed before that."""
+    user_id_claim: str = "sub"
+    scopes_claim: str = "scope"
+    audience_claim: str = "aud"
+    """Cognito's access tokens have ``client_id`` instead."""
+    required_claims: tuple[str, ...] = ()
+    """Claims that must be there beyond ``exp``, ``iss``, the audience and the user id."""
+    leeway_secs: float = 0.0
+    scope_tool_mapping: Mapping[str, tuple[str, ...]] | None = None
+    """Scope -> tools it allows; None: no tool needs a scope."""
+    identity: IdentityKeys = IdentityKeys()
+    """Rights and limits of everybody who signs in by a token."""
+
+
+@frozen
+class MtlsIdentity:
+    """One of ``[[auth.mtls.identities]]``: rights for one certificate subject."""
+
+    id: str
+    identity: IdentityKeys = IdentityKeys()
+
+
+@frozen
+class MtlsSettings:
+    """``[auth.mtls]``: client certificates as identities."""
+
+    enabled: bool = False
+    identity_source: IdentitySource = "cn"
+    trusted_proxy_ips: tuple[Network, ...] = ()
+    """Proxies whose word about a client's certificate counts; empty: nobody's."""
+    identities: tuple[MtlsIdentity, ...] = ()
+    identity: IdentityKeys = IdentityKeys()
+    """Rights and limits of every subject that is none of `identities`."""
+
+
+@frozen
 class AuthSettings:
     """``[auth]``: how callers prove who they are. Nothing configured refuses every MCP request."""
 
     api_keys: tuple[ApiKeySettings, ...] = ()
+    jwt: JwtSettings | None = None
+    mtls: MtlsSettings | None = None
+    authorization_servers: tuple[str, ...] | None = None
+    """Issuers that MCP clients are sent to for a token; None: that of ``[auth.jwt]``."""
+    scopes_supported: tuple[str, ...] | None = None
+    """Scopes that clients are told to ask for at first; None: those of the scope mapping that do
+    not allow every tool."""
 
 
 @frozen

@@ -57,6 +57,20 @@ class FilePath:
         return path
 
 
+class PemPath:
+    """The path of a PEM file; a relative one is taken from the configuration file's directory.
+
+    What is in it is looked at elsewhere.
+    """
+
+    accepts = "the path of a PEM file"
+
+    def __call__(self, place: Place) -> Path | Invalid:
+        """Convert to an absolute path."""
+        text = Text(self.accepts, grammar.label(4096))(place)
+        return INVALID if isinstance(text, Invalid) else Path(place.report.base, text)
+
+
 class LogArguments:
     """``true`` (all), ``false`` (none) or the names of tool arguments to record."""
 

@@ -18,6 +18,7 @@ from mcpguard.config.kinds import (
 from mcpguard.config.settings import ChildLimits, UpstreamSettings
 from mcpguard.config.shapes import DAY, GIB, YEAR, FilePath
 from mcpguard.config.tables import Table, Tables
+from mcpguard.config.tls_schema import CLIENT_TLS
 
 CHILD_LIMITS = Table(
     ChildLimits,
@@ -56,6 +57,7 @@ UPSTREAM_KEYS: Mapping[str, Kind[Any]] = {
         SecretValue("a header value of visible ASCII", grammar.header_value),
     ),
     "allow_private_networks": Flag(),
+    "tls": CLIENT_TLS,
     "timeout_secs": Number(0, DAY),
     "max_timeout_secs": Number(0, YEAR),
     "max_concurrency": Integer(1, 100_000),
@@ -64,7 +66,6 @@ UPSTREAM_KEYS: Mapping[str, Kind[Any]] = {
     "bridge": Choice(("translate", "fallback")),
     "restart": Choice(("end", "replay")),
 }
-UPSTREAM_LATER = frozenset({"tls"})
 
 SERVER_ENTRY = Table(
     UpstreamSettings,
@@ -79,7 +80,6 @@ SERVER_ENTRY = Table(
         **UPSTREAM_KEYS,
     },
     required=("name",),
-    later=UPSTREAM_LATER,
     rules=(rules.transport, rules.timeouts, rules.restart, rules.bridge),
 )
 
@@ -106,7 +106,6 @@ _IN_SERVERS = "only in [[upstream.servers]]; the server of [upstream] itself is 
 UPSTREAM = Table(
     _upstreams,
     {**UPSTREAM_KEYS, "servers": SERVERS},
-    later=UPSTREAM_LATER,
     elsewhere=dict.fromkeys(("name", "path_prefix", "strip_prefix"), _IN_SERVERS),
     rules=(rules.single_or_servers, rules.timeouts, rules.restart, rules.bridge),
 )

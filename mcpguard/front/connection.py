@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 
 from mcpguard.front.addresses import address_of
+from mcpguard.policy.certificates import PeerCertificate
 
 if TYPE_CHECKING:
     from mcpguard.front.outlet import PacedOutlet
@@ -47,6 +48,8 @@ class Connection:
         self._limits = site.limits
         self.phase = Phase.WAITING
         self.peer = ""
+        self.certificate: PeerCertificate | None = None
+        """The client's, once the TLS handshake is over."""
         self._due = site.reactor.seconds() + site.limits.head_secs
         self._congested_since: float | None = None
         self._draining = False

@@ -11,6 +11,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from mcpguard.errors import Refusal
+from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.policy.principal import Principal
 
 Headers = Sequence[tuple[str, str]]
@@ -35,9 +36,12 @@ class Incoming(Struct, frozen=True):
     received_at: float
     """Monotonic seconds (the reactor's clock)."""
     local_port: int = 0
+    certificate: PeerCertificate | None = None
+    """What the client proved in the TLS handshake of its connection, None without one."""
     notes: dict[str, Any] | None = None
     """For what follows from path and headers alone where there is no query: kept by the front as
-    long as it keeps the head, for the next request with the same one. None where it keeps none."""
+    long as it keeps the head, for the next request with the same one, whoever's connection it comes
+    on. None where it keeps none."""
 
     def __repr__(self) -> str:
         """Say nothing of headers, query and body: they hold credentials."""

@@ -202,6 +202,7 @@ class FastChannel(Protocol, Connection):
             self.peer,
             site.reactor.seconds(),
             self._local_port,
+            self.certificate,
             head.notes,
         )
         self.outlet = outlet = FastOutlet(self, site, incoming.request_id)

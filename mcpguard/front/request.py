@@ -103,6 +103,7 @@ class GuardRequest(Request):
             peer=self.channel.peer,
             received_at=site.reactor.seconds(),
             local_port=getattr(self.getHost(), "port", 0),
+            certificate=self.channel.certificate,
         )
         self.outlet.request_id = self.incoming.request_id
         if site.cors is not None:

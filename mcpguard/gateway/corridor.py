@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from mcpguard.config.settings import ApiKeySettings, RateLimitSettings, ServerSettings
+from mcpguard.config.settings import RateLimitSettings, ServerSettings
 from mcpguard.gateway.limits import MAX_TRACKED_KEYS
 from mcpguard.gateway.serving import tool_schemas
-from mcpguard.identity.api_keys import ApiKeys
-from mcpguard.identity.chain import Chain
 from mcpguard.limits.limiter import Limiter, Places
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.limits.places import MemoryPlaces
@@ -17,7 +15,7 @@ from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.accepted_bytes import RequestBytes
 from mcpguard.pipeline.admission import Admission
 from mcpguard.pipeline.bare import BareWire
-from mcpguard.pipeline.callers import Callers
+from mcpguard.pipeline.callers import Authenticator, Callers
 from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.legacy import LegacyWire
 from mcpguard.pipeline.modern import ModernWire
@@ -77,7 +75,7 @@ def corridor_for(
     *,
     server: ServerSettings,
     rate_limit: RateLimitSettings,
-    api_keys: tuple[ApiKeySettings, ...],
+    authenticator: Authenticator,
     directory: Directory,
     clock: IReactorTime,
     wall: Callable[[], float],
@@ -155,7 +153,7 @@ def corridor_for(
             books=books,
             limits=rate_limit,
             limiter=limiter,
-            authenticator=Chain(ApiKeys(api_keys)) if api_keys else Chain(),
+            authenticator=authenticator,
             seen=seen,
             request_bytes=REQUEST_BYTES,
             places=MemoryPlaces() if places is None else places,

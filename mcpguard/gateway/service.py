@@ -20,6 +20,7 @@ from mcpguard.front.cors import Cors
 from mcpguard.front.pages import LateRoutes, PageAccess, Vitals
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
+from mcpguard.gateway.identities import chain_for
 from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
@@ -167,7 +168,7 @@ class Gateway(Service):
         self.pipeline = corridor_for(
             server=server,
             rate_limit=settings.rate_limit,
-            api_keys=settings.auth.api_keys,
+            authenticator=chain_for(settings.auth),
             directory=self.directory,
             clock=reactor,
             wall=wall,

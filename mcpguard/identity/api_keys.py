@@ -3,13 +3,14 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from attrs import frozen
 
 from mcpguard.config.settings import ApiKeySettings, Network
 from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
 from mcpguard.identity.authenticator import allowance_of, rights_of
+from mcpguard.policy.addresses import is_within
 from mcpguard.policy.principal import Principal
 
 PROVIDER = "api_key"
@@ -33,7 +34,7 @@ class ApiKeys:
         # prefix with a stored one could as well invert SHA-256.
         self._keys: Mapping[bytes, _Key] = {key.key_hash: _prepare(key) for key in keys}
 
-    def authenticate(self, token: str, peer: str, now: float) -> Principal:
+    def authenticate(self, token: str, incoming: Incoming, now: float) -> Principal:
         """Tell whose key this is; raises `Refused`.
 
         ``BAD_CREDENTIALS``, or for a known key ``EXPIRED_CREDENTIALS`` or ``ADDRESS_NOT_ALLOWED``.
@@ -46,7 +47,8 @@ class ApiKeys:
         principal = key.principal
         if principal.expires_at is not None and now >= principal.expires_at:
             raise Refused(Refusal(Reason.EXPIRED_CREDENTIALS, detail=f"key {principal.id}"))
-        if key.networks is not None and not _is_within(peer, key.networks):
+        peer = incoming.peer
+        if key.networks is not None and not is_within(peer, key.networks):
             raise Refused(
                 Refusal(Reason.ADDRESS_NOT_ALLOWED, detail=f"key {principal.id} from {peer}")
             )
@@ -63,17 +65,3 @@ def _prepare(key: ApiKeySettings) -> _Key:
         expires_at=None if key.expires_at is None else key.expires_at.timestamp(),
     )
     return _Key(key.key_hash, principal, key.allowed_ips)
-
-
-def _is_within(peer: str, networks: tuple[Network, ...]) -> bool:
-    """Tell whether an address is in one of the networks, however either of them is written."""
-    try:
-        address = ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    forms: list[IPv4Address | IPv6Address] = [address]
-    if isinstance(address, IPv4Address):
-        forms.append(IPv6Address(f"::ffff:{address}"))
-    elif address.ipv4_mapped is not None:
-        forms.append(address.ipv4_mapped)
-    return any(form in network for form in forms for network in networks)

@@ -5,17 +5,20 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from mcpguard.config.settings import IdentityKeys
+from mcpguard.front.exchange import Incoming
 from mcpguard.policy.principal import Allowance, Principal, Rights
 
 
 class Authenticator(Protocol):
     """One way of proving who one is by a Bearer token."""
 
-    def authenticate(self, token: str, peer: str, now: float) -> Principal | Deferred[Principal]:
+    def authenticate(
+        self, token: str, incoming: Incoming, now: float
+    ) -> Principal | Deferred[Principal]:
         """Tell whose token this is; raises (or errbacks with) `errors.Refused`.
 
-        ``peer`` is the address the connection came from, ``now`` Unix seconds. A plain principal
-        is answered when nothing has to be waited for.
+        ``incoming`` is the request that brings it, ``now`` Unix seconds. A plain principal is
+        answered when nothing has to be waited for.
         """
         ...
 

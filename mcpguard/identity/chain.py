@@ -47,21 +47,23 @@ class Chain:
             token = notes[_NOTE]
         else:
             token = notes[_NOTE] = bearer_token(incoming)
-        return self._ask(0, token, incoming.peer, now, None)
+        return self._ask(0, token, incoming, now, None)
 
     def _ask(
-        self, first: int, token: str, peer: str, now: float, worst: Refusal | None
+        self, first: int, token: str, incoming: Incoming, now: float, worst: Refusal | None
     ) -> Principal | Deferred[Principal]:
         """Ask from the ``first`` on; ``worst`` is the most informative refusal so far."""
         for index in range(first, len(self._authenticators)):
             try:
-                answer = self._authenticators[index].authenticate(token, peer, now)
+                answer = self._authenticators[index].authenticate(token, incoming, now)
             except Refused as refused:
                 worst = _more_informative(worst, refused.refusal)
                 continue
             if not isinstance(answer, Deferred):
                 return answer
-            return Deferred.fromCoroutine(self._await(answer, index + 1, token, peer, now, worst))
+            return Deferred.fromCoroutine(
+                self._await(answer, index + 1, token, incoming, now, worst)
+            )
         raise _challenged(worst or Refusal(Reason.BAD_CREDENTIALS), presented=True)
 
     async def _await(
@@ -69,7 +71,7 @@ class Chain:
         answer: Deferred[Principal],
         following: int,
         token: str,
-        peer: str,
+        incoming: Incoming,
         now: float,
         worst: Refusal | None,
     ) -> Principal:
@@ -77,7 +79,7 @@ class Chain:
             return await answer
         except Refused as refused:
             worst = _more_informative(worst, refused.refusal)
-        later = self._ask(following, token, peer, now, worst)
+        later = self._ask(following, token, incoming, now, worst)
         return await later if isinstance(later, Deferred) else later
 
 

@@ -22,12 +22,15 @@ SYSTEM_TYPES = frozenset(
         "SessionEnded",
         "UpstreamEvent",
         "WorkerEvent",
+        "KeySetEvent",
+        "CertificateEvent",
+        "HandshakeFailed",
         "AuditLost",
     }
 )
 """What happens outside of any one request."""
 
-ALWAYS_WRITTEN = REFUSAL_TYPES | {"AuditLost"}
+ALWAYS_WRITTEN = REFUSAL_TYPES | {"HandshakeFailed", "AuditLost"}
 """Written whatever ``[audit] events`` says: refusals, and how many events were lost."""
 
 EVENT_TYPES = STEP_TYPES | OUTCOME_TYPES | SYSTEM_TYPES

@@ -3,7 +3,7 @@ SSRF), and what counts as one where callers are counted by address.
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 Address = IPv4Address | IPv6Address
@@ -133,3 +133,17 @@ def _wrapped(address: IPv6Address) -> IPv4Address | None:
     if address in _NAT64 or address in _NAT64_LOCAL or (address in _COMPATIBLE and low > 1):
         return IPv4Address(low)
     return None
+
+
+def is_within(peer: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    """Tell whether an address is in one of the networks, however either of them is written."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    forms: list[IPv4Address | IPv6Address] = [address]
+    if isinstance(address, IPv4Address):
+        forms.append(IPv6Address(f"::ffff:{address}"))
+    elif address.ipv4_mapped is not None:
+        forms.append(address.ipv4_mapped)
+    return any(form in network for form in forms for network in networks)

@@ -21,6 +21,17 @@ class Rights:
     denied_resources: tuple[str, ...] = ()
     prompts: tuple[str, ...] | None = None
     denied_prompts: tuple[str, ...] = ()
+    scoped_tools: tuple[str, ...] | None = None
+    """What the scopes of a token grant, within all of the above; None: no scope is needed."""
+
+
+@frozen
+class Scopes:
+    """The scopes of a token beside what each of them would grant."""
+
+    held: frozenset[str]
+    mapping: Mapping[str, tuple[str, ...]]
+    """Scope -> names or globs of tools, as in `Rights`."""
 
 
 @frozen
@@ -38,13 +49,15 @@ class Principal:
 
     id: str
     provider: str
-    """The authenticator's name space: ``api_key``, later ``jwt``, ``oauth``, ``mtls``."""
+    """The authenticator's name space: ``api_key``, ``jwt``, ``mtls``, later ``oauth``."""
     name: str
     rights: Rights = Rights()
     limits: Allowance = Allowance()
     expires_at: float | None = None
     """Unix seconds after which the credential no longer counts."""
     claims: Mapping[str, Any] = field(factory=dict, repr=False)
+    scopes: Scopes | None = None
+    """None where no scope could change anything."""
     key: str = field(
         init=False, default=Factory(lambda self: f"{self.provider}:{self.id}", takes_self=True)
     )

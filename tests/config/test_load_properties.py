@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.config.auth_schema import IDENTITY_KEYS
 from mcpguard.config.load import Format, Loaded, loads
-from mcpguard.config.schema import IDENTITY_KEYS
 from mcpguard.config.template import template
 from mcpguard.errors import ConfigurationError
 from tests.config.samples import ENVIRON, HASH

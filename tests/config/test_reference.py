@@ -8,20 +8,27 @@ from typing import Any
 from attrs import NOTHING, Factory, fields, has
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config import schema, upstream_schema
+from mcpguard.config import auth_schema, schema, tls_schema, upstream_schema
 from mcpguard.config.load import Format
 from mcpguard.config.settings import (
     AdminSettings,
     ApiKeySettings,
     AuditSettings,
+    AuthSettings,
     ChildLimits,
+    ClientTlsSettings,
     CorsSettings,
     IdentityKeys,
+    JwtSettings,
+    ListenerSettings,
+    MtlsIdentity,
+    MtlsSettings,
     RateLimitSettings,
     RedactionRule,
     RedisSettings,
     RotationSettings,
     ServerSettings,
+    TlsSettings,
     ToolLimit,
     UpstreamSettings,
 )
@@ -33,12 +40,22 @@ ROW = re.compile(r"\| `([a-z_]+)` \| ([^|]*) \| ([^|]*) \|")
 
 SECTIONS: Mapping[str, tuple[set[str], tuple[type[Any], ...]]] = {
     "[server]": (set(schema.SERVER.keys), (ServerSettings,)),
+    "[server.tls]": (set(tls_schema.TLS.keys), (TlsSettings,)),
+    "[[server.listeners]]": (set(tls_schema.LISTENER.keys), (ListenerSettings,)),
     "[server.cors]": (set(schema.CORS.keys), (CorsSettings,)),
     "[admin]": (set(schema.ADMIN.keys), (AdminSettings,)),
     "[upstream]": (set(upstream_schema.UPSTREAM.keys), (UpstreamSettings,)),
+    "[upstream.tls]": (set(tls_schema.CLIENT_TLS.keys), (ClientTlsSettings,)),
     "[upstream.limits]": (set(upstream_schema.CHILD_LIMITS.keys), (ChildLimits,)),
     "[[upstream.servers]]": ({"name", "path_prefix", "strip_prefix"}, (UpstreamSettings,)),
-    "[[auth.api_keys]]": (set(schema.API_KEY.keys), (ApiKeySettings, IdentityKeys)),
+    "[auth]": (set(auth_schema.AUTH.keys), (AuthSettings,)),
+    "[auth.jwt]": (set(auth_schema.JWT.keys), (JwtSettings, IdentityKeys)),
+    "[auth.mtls]": (set(auth_schema.MTLS.keys), (MtlsSettings, IdentityKeys)),
+    "[[auth.mtls.identities]]": (
+        set(auth_schema.MTLS_IDENTITY.keys),
+        (MtlsIdentity, IdentityKeys),
+    ),
+    "[[auth.api_keys]]": (set(auth_schema.API_KEY.keys), (ApiKeySettings, IdentityKeys)),
     "[rate_limit]": (set(schema.RATE_LIMIT.keys), (RateLimitSettings,)),
     "[rate_limit.redis]": (set(schema.REDIS.keys), (RedisSettings,)),
     "[[rate_limit.tool_limits]]": (set(schema.TOOL_LIMIT.keys), (ToolLimit,)),

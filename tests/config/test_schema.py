@@ -5,21 +5,27 @@ from typing import Any
 from attrs import NOTHING, fields
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config import schema, upstream_schema
+from mcpguard.config import auth_schema, schema, tls_schema, upstream_schema
 from mcpguard.config.settings import (
     AdminSettings,
     ApiKeySettings,
     AuditSettings,
     AuthSettings,
     ChildLimits,
+    ClientTlsSettings,
     CorsSettings,
     IdentityKeys,
+    JwtSettings,
+    ListenerSettings,
+    MtlsIdentity,
+    MtlsSettings,
     RateLimitSettings,
     RedactionRule,
     RedisSettings,
     RotationSettings,
     ServerSettings,
     Settings,
+    TlsSettings,
     ToolLimit,
     UpstreamSettings,
 )
@@ -27,9 +33,7 @@ from mcpguard.config.tables import Table
 from tests.config.samples import UPSTREAM, problems, read
 
 LATER = {
-    "server": ("tls",),
-    "upstream": ("tls",),
-    "auth": ("jwt", "oauth", "mtls"),
+    "auth": ("oauth",),
     "audit": (
         *("export_url", "export_batch_size", "export_interval_secs", "export_headers"),
         *("export_format", "spool_dir", "spool_max_bytes", "on_full"),
@@ -58,7 +62,10 @@ class OneToOneTests(SynchronousTestCase):
             (schema.ADMIN, AdminSettings),
             (upstream_schema.SERVER_ENTRY, UpstreamSettings),
             (upstream_schema.CHILD_LIMITS, ChildLimits),
-            (schema.AUTH, AuthSettings),
+            (tls_schema.TLS, TlsSettings),
+            (tls_schema.LISTENER, ListenerSettings),
+            (tls_schema.CLIENT_TLS, ClientTlsSettings),
+            (auth_schema.AUTH, AuthSettings),
             (schema.RATE_LIMIT, RateLimitSettings),
             (schema.TOOL_LIMIT, ToolLimit),
             (schema.REDIS, RedisSettings),
@@ -74,8 +81,16 @@ class OneToOneTests(SynchronousTestCase):
     def test_flattened_tables(self) -> None:
         """An API key carries its identity's keys; [upstream] has everything but its place."""
         flat = (names(ApiKeySettings) - {"identity"}) | names(IdentityKeys)
-        self.assertEqual(set(schema.API_KEY.keys), flat)
-        self.assertEqual(set(schema.API_KEY.required), required(ApiKeySettings))
+        self.assertEqual(set(auth_schema.API_KEY.keys), flat)
+        self.assertEqual(set(auth_schema.API_KEY.required), required(ApiKeySettings))
+        for table, cls in (
+            (auth_schema.JWT, JwtSettings),
+            (auth_schema.MTLS, MtlsSettings),
+            (auth_schema.MTLS_IDENTITY, MtlsIdentity),
+        ):
+            shared = names(IdentityKeys) - (set() if cls is MtlsIdentity else {"name"})
+            self.assertEqual(set(table.keys), (names(cls) - {"identity"}) | shared)
+            self.assertEqual(set(table.required), required(cls))
         single = names(UpstreamSettings) - {"name", "path_prefix", "strip_prefix"} | {"servers"}
         self.assertEqual(set(upstream_schema.UPSTREAM.keys), single)
         sections = names(Settings) - {"upstreams"} | {"upstream"}
@@ -83,7 +98,12 @@ class OneToOneTests(SynchronousTestCase):
 
     def test_every_converter_says_what_it_accepts(self) -> None:
         """No message can lack its second half."""
-        for table in (schema.SERVER, schema.API_KEY, schema.AUDIT, upstream_schema.SERVER_ENTRY):
+        for table in (
+            schema.SERVER,
+            auth_schema.API_KEY,
+            schema.AUDIT,
+            upstream_schema.SERVER_ENTRY,
+        ):
             for key, kind in table.keys.items():
                 self.assertTrue(getattr(kind, "accepts", ""), key)
 
@@ -107,11 +127,4 @@ class LaterFeatureTests(SynchronousTestCase):
         self.assertIn(
             "tracing: unknown key: not available in this version (line 1)",
             problems("[tracing]\nenabled = true\n"),
-        )
-
-    def test_in_servers(self) -> None:
-        """Those of an upstream are refused in each of several too."""
-        found = problems('[[upstream.servers]]\nname = "a"\nurl = "http://h/"\ntls = 1\n')
-        self.assertIn(
-            "upstream.servers[0].tls: unknown key: not available in this version (line 4)", found
         )

@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.config.settings import RateLimitSettings, ServerSettings
 from mcpguard.front.exchange import Incoming
 from mcpguard.gateway.corridor import corridor_for
+from mcpguard.identity.api_keys import ApiKeys
+from mcpguard.identity.chain import Chain
 from mcpguard.limits.limiter import Grant
 from mcpguard.policy.buckets import Rate
 from tests.pipeline.rig import (
@@ -45,7 +47,7 @@ class CorridorTests(SynchronousTestCase):
         pipeline = corridor_for(
             server=ServerSettings(),
             rate_limit=RateLimitSettings(),
-            api_keys=(api_key("alice"),),
+            authenticator=Chain(ApiKeys((api_key("alice"),))),
             directory=MemoryDirectory({"/mcp": MemoryUpstream()}),
             clock=clock,
             wall=clock.seconds,

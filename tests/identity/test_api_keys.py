@@ -11,12 +11,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import ApiKeySettings, IdentityKeys
 from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
 from mcpguard.identity import api_keys
 from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.policy.principal import Allowance, Rights
 
 NOW = 1_800_000_000.0
 PEER = "192.0.2.7"
+
+
+def asking(peer: str = PEER) -> Incoming:
+    """A request from an address."""
+    return Incoming("r", "POST", "/mcp", "", {}, b"", peer, 0.0)
 
 
 def hashed(token: str) -> bytes:
@@ -27,7 +33,7 @@ def hashed(token: str) -> bytes:
 def refusal_of(keys: ApiKeys, token: str, peer: str = PEER, now: float = NOW) -> Refusal | None:
     """Why a key is refused; None if it is not."""
     try:
-        keys.authenticate(token, peer, now)
+        keys.authenticate(token, asking(peer), now)
     except Refused as refused:
         return refused.refusal
     return None
@@ -53,7 +59,7 @@ class ApiKeysTests(SynchronousTestCase):
         )
         expires = datetime(2030, 1, 1, tzinfo=UTC)
         keys = ApiKeys((ApiKeySettings("alice", hashed("k1"), identity, expires),))
-        principal = keys.authenticate("k1", PEER, NOW)
+        principal = keys.authenticate("k1", asking(), NOW)
         self.assertEqual((principal.id, principal.provider), ("alice", "api_key"))
         self.assertEqual((principal.key, principal.name), ("api_key:alice", "Alice"))
         self.assertEqual(
@@ -73,7 +79,7 @@ class ApiKeysTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """A key with nothing but its id has that name, all rights and the usual limits."""
-        principal = ApiKeys((ApiKeySettings("bob", hashed("k")),)).authenticate("k", PEER, NOW)
+        principal = ApiKeys((ApiKeySettings("bob", hashed("k")),)).authenticate("k", asking(), NOW)
         self.assertEqual(principal.name, "bob")
         self.assertEqual(principal.rights, Rights())
         self.assertEqual(principal.limits, Allowance())
@@ -83,7 +89,7 @@ class ApiKeysTests(SynchronousTestCase):
         """Of several keys each finds its own principal."""
         keys = ApiKeys(tuple(ApiKeySettings(str(n), hashed(f"key {n}")) for n in range(50)))
         for n in range(50):
-            self.assertEqual(keys.authenticate(f"key {n}", PEER, NOW).id, str(n))
+            self.assertEqual(keys.authenticate(f"key {n}", asking(), NOW).id, str(n))
 
     def test_unknown(self) -> None:
         """Unknown keys, the hash itself, and text no key can be are refused alike."""

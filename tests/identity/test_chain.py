@@ -35,9 +35,9 @@ class Knows:
     reason: Reason = Reason.BAD_CREDENTIALS
     asked: list[tuple[str, str, float]] = field(init=False, factory=list)
 
-    def authenticate(self, token: str, peer: str, now: float) -> Principal:
+    def authenticate(self, token: str, incoming: Incoming, now: float) -> Principal:
         """Look at the token."""
-        self.asked.append((token, peer, now))
+        self.asked.append((token, incoming.peer, now))
         if token != self.token:
             raise Refused(Refusal(self.reason, detail=self.token))
         return self.principal
@@ -49,7 +49,7 @@ class Ponders:
 
     waiting: list[Deferred[Principal]] = field(init=False, factory=list)
 
-    def authenticate(self, token: str, peer: str, now: float) -> Deferred[Principal]:
+    def authenticate(self, token: str, incoming: Incoming, now: float) -> Deferred[Principal]:
         """Give something to wait for."""
         self.waiting.append(Deferred())
         return self.waiting[-1]
@@ -197,7 +197,7 @@ class OrderTests(ChainCase):
         class Scoped:
             """Has a challenge of its own."""
 
-            def authenticate(self, token: str, peer: str, now: float) -> Principal:
+            def authenticate(self, token: str, incoming: Incoming, now: float) -> Principal:
                 """Refuse with it."""
                 headers = (("WWW-Authenticate", "Bearer scope=x"),)
                 raise Refused(Refusal(Reason.BAD_CREDENTIALS, headers=headers))

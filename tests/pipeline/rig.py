@@ -22,6 +22,8 @@ from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers, Incoming
 from mcpguard.gateway.corridor import SESSIONS, corridor_for
 from mcpguard.gateway.serving import served, tool_schemas
+from mcpguard.identity.api_keys import ApiKeys
+from mcpguard.identity.chain import Chain
 from mcpguard.limits.limiter import Places
 from mcpguard.observe.events import OUTCOME_TYPES, Event
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
@@ -396,7 +398,7 @@ class Rig:
             schemas=schemas,
             server=self.server,
             rate_limit=self.limits,
-            api_keys=self.keys,
+            authenticator=Chain(ApiKeys(self.keys)) if self.keys else Chain(),
             directory=MemoryDirectory({"/mcp": upstream, **self.others}),
             clock=self.clock,
             wall=self.clock.seconds,

@@ -1,0 +1,106 @@
+"""Tests of what certificates, keys and revocation lists say."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mcpguard.policy.certificates import (
+    belongs_to,
+    not_after,
+    peer_certificate,
+    read_certificates,
+    read_crls,
+    read_private_key,
+    thumbprint,
+)
+from tests.pki import Authority, pem_of_key
+
+
+class FileTests(SynchronousTestCase):
+    """PEM files."""
+
+    def setUp(self) -> None:
+        """A CA with two certificates."""
+        self.ca = Authority("CA")
+        self.one = self.ca.issue("one")
+        self.two = self.ca.issue("two", days=5)
+
+    def test_certificates(self) -> None:
+        """All of a file, in its order, whatever stands between them."""
+        pem = b"the first\n" + self.one.pem + b"the second\n" + self.two.pem
+        found = read_certificates(pem)
+        self.assertEqual(found, (self.one.certificate, self.two.certificate))
+        self.assertEqual(not_after(found), self.two.certificate.not_valid_after_utc)
+
+    def test_no_certificates(self) -> None:
+        """None, or half of one."""
+        for pem in (b"", b"text", self.one.pem[:200], pem_of_key(self.one.key)):
+            self.assertRaises(ValueError, read_certificates, pem)
+
+    def test_key(self) -> None:
+        """A key and whose it is."""
+        key = read_private_key(pem_of_key(self.one.key))
+        self.assertTrue(belongs_to(self.one.certificate, key))
+        self.assertFalse(belongs_to(self.two.certificate, key))
+
+    def test_no_key(self) -> None:
+        """None, half of one, or one that needs a password."""
+        for pem, words in (
+            (b"", "no PEM private key"),
+            (pem_of_key(self.one.key)[:80], "no PEM private key"),
+            (self.one.pem, "no PEM private key"),
+            (pem_of_key(self.one.key, password=b"secret"), "encrypted"),
+        ):
+            error = self.assertRaises(ValueError, read_private_key, pem)
+            self.assertIn(words, str(error))
+
+    def test_crls(self) -> None:
+        """Several in one file."""
+        other = Authority("Other")
+        pem = self.ca.crl(self.one) + b"\n# another\n" + other.crl()
+        first, second = read_crls(pem)
+        self.assertIsNotNone(
+            first.get_revoked_certificate_by_serial_number(self.one.certificate.serial_number)
+        )
+        self.assertEqual(len(second), 0)
+
+    def test_no_crls(self) -> None:
+        """None, or a damaged one."""
+        damaged = self.ca.crl().replace(b"A", b"B")
+        for pem in (b"", self.one.pem, damaged, self.ca.crl()[:100]):
+            self.assertRaises(ValueError, read_crls, pem)
+
+
+class PeerTests(SynchronousTestCase):
+    """The facts of a client's certificate."""
+
+    def test_names(self) -> None:
+        """Every name of every kind, in order; what is no identity is left out."""
+        ca = Authority("CA")
+        made = ca.issue(
+            "agent",
+            dns=("a.example", "b.example"),
+            emails=("agent@example.org",),
+            uris=("spiffe://example.org/agent",),
+            addresses=("192.0.2.1",),
+        )
+        facts = peer_certificate(made.certificate, [ca.certificate])
+        self.assertEqual(facts.common_names, ("agent",))
+        self.assertEqual(facts.dns_names, ("a.example", "b.example"))
+        self.assertEqual(facts.emails, ("agent@example.org",))
+        self.assertEqual(facts.uris, ("spiffe://example.org/agent",))
+        self.assertEqual(facts.serial, made.certificate.serial_number)
+        self.assertEqual(facts.issuer, ca.certificate.subject.public_bytes())
+        self.assertEqual(facts.not_after, made.certificate.not_valid_after_utc.timestamp())
+        self.assertEqual(facts.not_before, made.certificate.not_valid_before_utc.timestamp())
+        self.assertEqual(
+            facts.authorities,
+            ((ca.certificate.issuer.public_bytes(), ca.certificate.serial_number),),
+        )
+        self.assertEqual(facts.thumbprint, thumbprint(facts.der))
+        self.assertEqual(len(facts.thumbprint), 43)
+
+    def test_no_names(self) -> None:
+        """A certificate that names nobody."""
+        facts = peer_certificate(Authority("CA").issue(None).certificate)
+        self.assertEqual(
+            (facts.common_names, facts.dns_names, facts.emails, facts.uris), ((), (), (), ())
+        )
