@@ -301,7 +301,9 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
             gateway = WorkerParent(
                 settings,
                 reactor,
-                reread=lambda: with_listener(load(path, environ=shared.environ), host, port),
+                reread=lambda: with_listener(
+                    load(path, environ=shared.environ, now=datetime.now(UTC)), host, port
+                ),
                 log_level="debug" if shared.verbosity > 1 else "info",
                 keep_trying=False,
             )

@@ -45,7 +45,7 @@ class Options(usage.Options):
 
     def read(self) -> Loaded:
         """Read the configuration; raises `ConfigurationError`."""
-        loaded = load(self.path, environ=os.environ)
+        loaded = load(self.path, environ=os.environ, now=datetime.now(UTC))
         return with_listener(loaded, self["host"], self["port"])
 
 

@@ -34,17 +34,26 @@ class Common:
 
     def load(self) -> Loaded:
         """Read the configuration, its warnings told; ends the program when it cannot be used."""
-        path = self.path
+        path, now = self.path, datetime.now(UTC)
         try:
             text = read_text(path)
         except ConfigurationError as error:
             fail(error.problems[0])
         try:
-            loaded = loads(text, format_of(path), environ=self.environ, base=path.absolute().parent)
+            loaded = loads(
+                text,
+                format_of(path),
+                environ=self.environ,
+                base=path.absolute().parent,
+                now=now,
+            )
         except ConfigurationError as error:
             fail(f"Configuration is not valid: {path}", *error.problems)
-        for warning in loaded.warnings + expired_keys(loaded.settings, datetime.now(UTC)):
+        for warning in loaded.warnings + expired_keys(loaded.settings, now):
             say(f"Warning: {warning}")
+        if self.verbosity:
+            for note in loaded.notes:
+                say(note)
         return loaded
 
     def hint(self, command: str) -> str:

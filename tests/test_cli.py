@@ -27,6 +27,7 @@ from mcpguard.gateway import parent
 from mcpguard.terminal import plain
 from mcpguard.upstream.report import UpstreamReport
 from tests.config.samples import HASH, UPSTREAM
+from tests.pki import Authority
 from tests.test_summary import REPORT
 
 KEY = re.compile(r"mcp_[A-Za-z0-9_-]{43}")
@@ -291,6 +292,21 @@ class ValidateTests(CommandTestCase):
         result = self.invoke("validate")
         self.assertEqual(result.exit_code, 0)
         self.assertIn('Warning: the API key "a" expired at 2001-01-01', result.stderr)
+
+    def test_certificates(self) -> None:
+        """Files are looked into; -v tells on stderr until when they are good."""
+        text = SOUND + '[server.tls]\ncert_path = "s.crt"\nkey_path = "s.key"\n'
+        self.write(text)
+        self.assertIn("s.crt does not exist", self.refuse("validate"))
+        Authority("CA", days=100).server(days=90).write(self.directory, "s")
+        result = self.invoke("validate")
+        self.assertEqual(result.stdout, "Configuration is valid: mcp-guard.toml\n")
+        self.assertEqual((result.stderr, result.exit_code), ("", 0))
+        result = self.invoke("validate", "-v")
+        self.assertEqual(result.stdout, "Configuration is valid: mcp-guard.toml\n")
+        self.assertIn("s.crt is good until 20", result.stderr)
+        Authority("CA").server(days=-0.1).write(self.directory, "s")
+        self.assertIn("s.crt has expired", self.refuse("validate"))
 
     def test_option_anywhere(self) -> None:
         """-c and -v before or after the command; the one behind it wins."""

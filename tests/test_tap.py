@@ -13,8 +13,10 @@ from zope.interface.verify import verifyObject
 
 from mcpguard import gateway, tap
 from mcpguard.config.settings import Settings
+from mcpguard.errors import ConfigurationError
 from mcpguard.gateway import parent
 from tests.config.samples import HASH, UPSTREAM
+from tests.pki import Authority
 
 
 class OptionsTests(SynchronousTestCase):
@@ -56,6 +58,18 @@ class OptionsTests(SynchronousTestCase):
             "  - server.port: 0: out of range; accepted: an integer from 1 to 65535 (line 2)\n"
             '  - server.prot: unknown key; did you mean "port"? (line 3)',
         )
+
+    def test_certificates(self) -> None:
+        """Files that the configuration names are looked into, at the start and at each reload."""
+        with self.path.open("a") as file:
+            file.write('[server.tls]\ncert_path = "s.crt"\nkey_path = "s.key"\n')
+        self.assertIn("s.crt does not exist", self.refused())
+        authority = Authority("CA")
+        authority.server().write(self.directory, "s")
+        options = self.parse()
+        authority.server(days=-0.1).write(self.directory, "s")
+        error = self.assertRaises(ConfigurationError, options.read)
+        self.assertIn("s.crt has expired", error.problems[0])
 
     def test_missing_file(self) -> None:
         """The cure is in the words."""

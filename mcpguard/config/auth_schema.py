@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from attrs import fields
 
-from mcpguard.config import auth_rules, grammar
+from mcpguard.config import auth_rules, grammar, pem_files
 from mcpguard.config.kinds import (
     Choice,
     Flag,
@@ -131,7 +131,7 @@ JWT = Table(
         **SHARED_KEYS,
     },
     required=("mode", "issuer", "audience"),
-    rules=(auth_rules.jwt_mode, auth_rules.jwt_algorithms),
+    rules=(auth_rules.jwt_mode, auth_rules.jwt_algorithms, pem_files.key_set),
 )
 
 MTLS_IDENTITY = Table(

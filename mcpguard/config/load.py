@@ -29,32 +29,44 @@ class Loaded:
     settings: Settings
     warnings: tuple[str, ...]
     """Doubtful but usable, one sentence each, in the order of the lines."""
+    notes: tuple[str, ...] = ()
+    """When the certificates and revocation lists that it names end."""
 
 
-def load(path: Path, *, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path, *, environ: Mapping[str, str], now: datetime | None = None) -> Loaded:
     """Read a file; YAML when its suffix is ``.yaml`` or ``.yml``, else TOML.
 
-    Relative paths in it start at its directory.
+    Relative paths in it start at its directory. ``now`` as in `loads`.
 
     Raises:
         ConfigurationError: with every problem.
     """
     text = read_text(path)
-    return loads(text, format_of(path), environ=environ, base=path.absolute().parent)
+    return loads(text, format_of(path), environ=environ, base=path.absolute().parent, now=now)
 
 
-def loads(text: str, format: Format, *, environ: Mapping[str, str], base: Path) -> Loaded:
+def loads(
+    text: str,
+    format: Format,
+    *,
+    environ: Mapping[str, str],
+    base: Path,
+    now: datetime | None = None,
+) -> Loaded:
     """Read a text. ``base`` is where relative paths in it start.
+
+    ``now`` (aware) is given by whoever is going to use the settings: the certificates, keys and
+    revocation lists that it names are then read and judged. Without it they need not be there.
 
     Raises:
         ConfigurationError: with every problem.
     """
-    report = Report(parse(text, format), environ, base)
+    report = Report(parse(text, format), environ, base, now)
     settings = ROOT(Place(report, (), report.document.tree))
     problems = report.problems
     if problems or isinstance(settings, Invalid):
         raise ConfigurationError(problems or ("the configuration cannot be used",))
-    return Loaded(settings, report.warnings)
+    return Loaded(settings, report.warnings, report.notes)
 
 
 def parse(text: str, format: Format, bounds: Bounds = BOUNDS) -> Document:
@@ -124,7 +136,11 @@ def with_listener(loaded: Loaded, host: str | None, port: int | None) -> Loaded:
     if admin is not None and port is not None and collide(server, admin):
         raise ConfigurationError((f"--port {port} is that of the operator listener [admin]",))
     added = exposure(server) if host is not None else ()
-    return Loaded(evolve(loaded.settings, server=server), loaded.warnings + added)
+    return evolve(
+        loaded,
+        settings=evolve(loaded.settings, server=server),
+        warnings=loaded.warnings + added,
+    )
 
 
 def expired_keys(settings: Settings, now: datetime) -> tuple[str, ...]:

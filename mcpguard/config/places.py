@@ -31,8 +31,11 @@ class Report:
     environ: Mapping[str, str]
     base: FilePath
     """Where relative paths in the file start."""
+    now: datetime | None = None
+    """Aware; None: the files that it names are not looked into, for they need not be here."""
     _problems: list[tuple[int, str]] = field(init=False, factory=list)
     _warnings: list[tuple[int, str]] = field(init=False, factory=list)
+    _notes: list[tuple[int, str]] = field(init=False, factory=list)
 
     def problem(self, path: Path, words: str) -> None:
         """Note an error at a place."""
@@ -41,6 +44,10 @@ class Report:
     def warning(self, path: Path, words: str) -> None:
         """Note a warning at a place."""
         self._warnings.append(self._located(path, words))
+
+    def note(self, path: Path, words: str) -> None:
+        """Note what is in order, for whoever wants to know more."""
+        self._notes.append(self._located(path, words))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -51,6 +58,11 @@ class Report:
     def warnings(self) -> tuple[str, ...]:
         """Every warning once, in the order of the lines."""
         return _ordered(self._warnings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every note once, in the order of the lines."""
+        return _ordered(self._notes)
 
     def _located(self, path: Path, words: str) -> tuple[int, str]:
         line = self.document.line(path)
@@ -98,6 +110,10 @@ class Place:
     def warn(self, words: str) -> None:
         """Report a warning."""
         self.report.warning(self.path, words)
+
+    def note(self, words: str) -> None:
+        """Report what is in order."""
+        self.report.note(self.path, words)
 
 
 def kind_of(value: object) -> str:

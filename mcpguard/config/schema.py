@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from mcpguard.config import auth_rules, grammar, rules
+from mcpguard.config import auth_rules, grammar, pem_files, rules
 from mcpguard.config.auth_schema import AUTH
 from mcpguard.config.kinds import (
     Choice,
@@ -100,6 +100,7 @@ SERVER = Table(
             LISTENER, "a list of tables: [[server.listeners]]", limit=MAX_LISTENERS
         ),
     },
+    rules=(pem_files.names,),
 )
 
 ADMIN = Table(AdminSettings, {"host": BIND, "port": PORT})

@@ -1,6 +1,6 @@
 """The schema of TLS: that of the listeners, and that of servers behind a URL."""
 
-from mcpguard.config import grammar, rules
+from mcpguard.config import grammar, pem_files, rules
 from mcpguard.config.kinds import Choice, Text
 from mcpguard.config.settings import ClientTlsSettings, ListenerSettings, TlsSettings
 from mcpguard.config.shapes import BIND, PORT, PemPath
@@ -23,7 +23,7 @@ TLS = Table(
         "min_version": Choice(("1.2", "1.3")),
     },
     required=("cert_path", "key_path"),
-    rules=(rules.client_certificates,),
+    rules=(rules.client_certificates, pem_files.listener),
 )
 
 LISTENER = Table(
@@ -40,5 +40,5 @@ CLIENT_TLS = Table(
         "key_path": PEM,
         "server_name": Text("a host name", grammar.server_name),
     },
-    rules=(rules.own_certificate,),
+    rules=(rules.own_certificate, pem_files.server_known_by),
 )

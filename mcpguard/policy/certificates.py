@@ -21,6 +21,9 @@ from cryptography.x509.oid import NameOID
 MAX_CERTIFICATES = 1_000
 """Of one file."""
 MAX_CRLS = 1_000
+MAX_PEM_BYTES = 1_048_576
+"""Of a file of certificates or of a key."""
+MAX_CRL_BYTES = 16_777_216
 
 PrivateKey = (
     rsa.RSAPrivateKey
