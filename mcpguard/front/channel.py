@@ -268,7 +268,7 @@ class GuardChannel(HTTPChannel, Connection):
         too_large = head.length is not None and head.length > self._limits.body_bytes
         if handover is None or head.fault or too_large:
             return None
-        return handover.owner_of_head(head, self.peer)
+        return handover.owner_of_head(head, self.peer, self.certificate)
 
     def _owner_of_body(self) -> int | None:
         handover, request = self._guard.handover, self.requests[-1]

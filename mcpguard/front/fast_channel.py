@@ -146,7 +146,9 @@ class FastChannel(Protocol, Connection):
             return False
         if head.session_id is not None:
             return not site.is_elsewhere(head.session_id)
-        return not site.is_at_home_elsewhere(head.path, head.headers, self.peer, head.notes)
+        return not site.is_at_home_elsewhere(
+            head.path, head.headers, self.peer, self.certificate, head.notes
+        )
 
     def _is_parked_elsewhere(self, found: tuple[FastHead, str], body: bytes) -> bool:
         return bool(body) and found[0].session_id is None and self._guard.is_parked_elsewhere(body)

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from mcpguard.front.handover import Colleagues, Outcome, Parcel, session_named
 from mcpguard.front.head import Head
 from mcpguard.front.relay import Addressed, Arrival, Once, Relay, Relayed
+from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.protocol.ownership import marked_state
 
 _log = Logger()
@@ -23,13 +24,19 @@ _log = Logger()
 
 Notes = dict[str, Any] | None
 """As in `exchange.Incoming`."""
-Home = Callable[[str, Mapping[str, tuple[str, ...]], str, Notes], int | None]
-"""Of a request: path, headers, peer and notes in; the process where it has its home out, None when
-that is here, or it has none."""
+Home = Callable[
+    [str, Mapping[str, tuple[str, ...]], str, PeerCertificate | None, Notes], int | None
+]
+"""Of a request: path, headers, peer, its certificate and notes in; the process where it has its
+home out, None when that is here, or it has none."""
 
 
 def _nowhere(
-    path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+    path: str,
+    headers: Mapping[str, tuple[str, ...]],
+    peer: str,
+    certificate: PeerCertificate | None,
+    notes: Notes,
 ) -> int | None:
     return None
 
@@ -88,12 +95,14 @@ class Handover:
 
     # -- whose it is -----------------------------------------------------------------------
 
-    def owner_of_head(self, head: Head, peer: str) -> int | None:
+    def owner_of_head(
+        self, head: Head, peer: str, certificate: PeerCertificate | None
+    ) -> int | None:
         """Where a request from ``peer`` belongs, by its head; None: here."""
         session = session_named(head)
         if session is not None:
             return self._owner_of(session)
-        return self._home_of(head.path, head.headers, peer, None)
+        return self._home_of(head.path, head.headers, peer, certificate, None)
 
     def owner_of_body(self, head: Head, body: bytes) -> int | None:
         """Where a request belongs that was read whole: to what it goes on with, if to nothing
@@ -109,10 +118,15 @@ class Handover:
         return self._owner_of(session) is not None
 
     def is_at_home_elsewhere(
-        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+        self,
+        path: str,
+        headers: Mapping[str, tuple[str, ...]],
+        peer: str,
+        certificate: PeerCertificate | None,
+        notes: Notes,
     ) -> bool:
         """Whether a request that names no session has its home in another process."""
-        return self._home_of(path, headers, peer, notes) is not None
+        return self._home_of(path, headers, peer, certificate, notes) is not None
 
     def is_parked_elsewhere(self, body: bytes) -> bool:
         """Whether a request that names no session goes on with what another process holds."""
@@ -128,9 +142,14 @@ class Handover:
         return self.colleagues.owner_of(token)
 
     def _home_of(
-        self, path: str, headers: Mapping[str, tuple[str, ...]], peer: str, notes: Notes
+        self,
+        path: str,
+        headers: Mapping[str, tuple[str, ...]],
+        peer: str,
+        certificate: PeerCertificate | None,
+        notes: Notes,
     ) -> int | None:
-        home = self.home_of(path, headers, peer, notes)
+        home = self.home_of(path, headers, peer, certificate, notes)
         if home is None or not self._arriving:
             return home
         self._arriving = False

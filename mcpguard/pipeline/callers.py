@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, Protocol
 
 from attrs import Factory, define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
@@ -46,9 +46,10 @@ class Callers:
         init=False,
         default=Factory(lambda self: AcceptedBytes(self.request_bytes), takes_self=True),
     )
-    _failed_rate: Rate = field(
+    failed_rate: Rate = field(
         init=False, default=Factory(lambda self: _per_minute(self.limits), takes_self=True)
     )
+    """Of failed attempts from one address."""
     _rates: dict[str, tuple[Allowance, Rate, str]] = field(init=False, factory=dict)
     """By principal: its limits, the rate that they mean, and the name of its bucket."""
 
@@ -56,14 +57,25 @@ class Callers:
 
     def identify(self, incoming: Incoming) -> Principal | Coroutine[Any, Any, Principal]:
         """Who is asking, with failed attempts limited per address; raises Refused."""
-        peer = incoming.peer
-        key = "failed\0" + (address_block(peer) if ":" in peer else peer)
+        key = attempts_of(incoming.peer)
         # Checked before the next attempt, charged by failures only: guessing is bounded, many
         # honest callers behind one address are not.
-        looked = self.limiter.peek(key, self._failed_rate)
+        looked = self.limiter.peek(key, self.failed_rate)
         if isinstance(looked, Deferred):
             return self._looked(incoming, key, looked)
         return self._attempt(incoming, key, looked)
+
+    def is_barred(self, peer: str) -> bool:
+        """Whether it is known here and now that too many attempts from an address have failed.
+
+        Raises Refused.
+        """
+        looked = self.limiter.peek(attempts_of(peer), self.failed_rate)
+        if isinstance(looked, Deferred):
+            looked.addErrback(lambda failure: failure.trap(Refused, CancelledError))
+            looked.cancel()
+            return False
+        return not looked.allowed
 
     async def _looked(self, incoming: Incoming, key: str, looked: Deferred[Grant]) -> Principal:
         found = self._attempt(incoming, key, await looked)
@@ -93,7 +105,7 @@ class Callers:
 
     async def _failed(self, key: str, refused: Refused) -> NoReturn:
         if refused.refusal.reason is not Reason.NO_CREDENTIALS:
-            charged = self.limiter.take(key, self._failed_rate)
+            charged = self.limiter.take(key, self.failed_rate)
             if isinstance(charged, Deferred):
                 await charged
         self.books.meter.auth("none", "failure")
@@ -166,6 +178,11 @@ class Callers:
         if not taken:
             raise Refused(Refusal(Reason.TOO_MANY_CONCURRENT, retry_after=1.0))
         trip.on_settled.append(lambda: self.places.give_place(key))
+
+
+def attempts_of(peer: str) -> str:
+    """The bucket of an address's failed attempts."""
+    return "failed\0" + (address_block(peer) if ":" in peer else peer)
 
 
 def _per_minute(limits: RateLimitSettings) -> Rate:

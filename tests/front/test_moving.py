@@ -68,7 +68,9 @@ class MovingCase(SynchronousTestCase):
         )
         self.listener.site.share(self.handover)
 
-    def home_of(self, path: str, headers: Mapping[str, Any], peer: str, notes: Any) -> int | None:
+    def home_of(
+        self, path: str, headers: Mapping[str, Any], peer: str, certificate: Any, notes: Any
+    ) -> int | None:
         """Where a test says."""
         self.homes.append((path, peer))
         return int(headers["x-home"][0]) if "x-home" in headers else None

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.errors import Reason
+from mcpguard.config.settings import RateLimitSettings
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
 from mcpguard.gateway.neighbours import Neighbours, Seat
+from mcpguard.limits.limiter import Grant
+from mcpguard.policy.buckets import Rate
+from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.policy.principal import Allowance, Principal, Rights
 from mcpguard.protocol.ownership import home_of, unmarked
 from mcpguard.upstream.link import Eras, UpstreamFailure
 from tests.front.wire import Listener
@@ -18,7 +25,23 @@ from tests.pipeline.rig import MODERN, MemoryUpstream, Rig, api_key
 
 KEY = b"k" * 32
 WORKERS = 3
+PEER = "203.0.113.9"
 NAMES = ("alice", *(f"user{number}" for number in range(12)))
+
+
+class Looked:
+    """A limiter that gives one answer."""
+
+    def __init__(self, answer: Grant | Deferred[Grant]) -> None:
+        self.answer = answer
+
+    def peek(self, key: str, rate: Rate) -> Grant | Deferred[Grant]:
+        """Give it."""
+        return self.answer
+
+    def take(self, key: str, rate: Rate) -> Grant:
+        """Not here."""
+        raise AssertionError("nothing is charged for finding out whose a request is")
 
 
 class NeighbourCase(SynchronousTestCase):
@@ -66,13 +89,14 @@ class NeighbourCase(SynchronousTestCase):
         version: str | None = MODERN,
         notes: dict[str, Any] | None = None,
         headers: Mapping[str, tuple[str, ...]] | None = None,
+        certificate: PeerCertificate | None = None,
     ) -> int | None:
         """Where a worker sends a principal's request; None where it stays."""
         given = {"authorization": (f"Bearer mcp_{name}",)} if headers is None else dict(headers)
         given.setdefault("host", ("127.0.0.1:3000",))
         if version is not None:
             given["mcp-protocol-version"] = (version,)
-        return worker[0].home_of(path, given, "203.0.113.9", notes)
+        return worker[0].home_of(path, given, PEER, certificate, notes)
 
 
 class HomeTests(NeighbourCase):
@@ -157,6 +181,78 @@ class HomeTests(NeighbourCase):
         self.assertIsNotNone(home)
         self.assertEqual(self.home(worker, "nobody", notes=notes), home)
         self.assertIsNone(self.home(self.worker(2), "nobody", notes={}))
+
+    def test_certificates_are_not_noted(self) -> None:
+        """A head comes on many connections, a certificate on one: what follows from it is not
+        kept with the head, nor taken from there.
+        """
+        worker = self.worker(1)
+        name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) == 2)
+        shown: list[object] = []
+
+        def by_certificate(_: object, incoming: Incoming, now: float) -> Principal:
+            shown.append(incoming.certificate)
+            return Principal("vault", "mtls", "vault", Rights(), Allowance(), None)
+
+        notes: dict[str, Any] = {}
+        self.assertEqual(self.home(worker, name, notes=notes), 2)
+        self.assertEqual(list(notes.values()), [2])
+        chain: Any = worker[1].pipeline.callers.authenticator
+        self.patch(type(chain), "authenticate", by_certificate)
+        certificate: Any = object()
+        home = home_of("mtls:vault", WORKERS)
+        expected = None if home == 1 else home
+        self.assertEqual(self.home(worker, name, notes=notes, certificate=certificate), expected)
+        self.assertEqual((shown, list(notes.values())), ([certificate], [2]))
+        # By the word of a proxy: the header is in the head, but not who sent it.
+        fresh: dict[str, Any] = {}
+        self.assertEqual(self.home(worker, name, notes=fresh), expected)
+        self.assertEqual(fresh, {})
+
+    def test_guesses_are_bounded(self) -> None:
+        """Nobody's credentials are looked at here more often than failures are allowed."""
+        name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) != 1)
+        limits = RateLimitSettings(failed_auth_per_minute=3)
+        worker = self.worker(1, limits=limits)
+        self.assertIsNone(self.home(worker, name, headers={}), "no credentials are no guess")
+        for _ in range(2):
+            self.home(worker, "nobody")
+        self.assertIsNotNone(self.home(worker, name))
+        self.home(worker, "nobody")
+        self.assertIsNone(self.home(worker, name))
+
+    def test_barred_addresses(self) -> None:
+        """An address whose failures are used up is refused where it comes to; where that is not
+        known at once, it is found out with the request.
+        """
+        name = next(one for one in NAMES if home_of(f"api_key:{one}", WORKERS) != 1)
+        worker = self.worker(1)
+        callers = worker[1].pipeline.callers
+        for looked, stays in (
+            (Grant(False, 1, 0, 0.0, 1.0), True),
+            (Grant(True, 1, 1, 0.0, 0.0), False),
+            (Deferred(), False),
+            (fail(Refused(Refusal(Reason.LIMITS_UNAVAILABLE))), False),
+        ):
+            callers.limiter = Looked(looked)
+            self.assertEqual(self.home(worker, name) is None, stays, looked)
+
+    def test_nothing_waits(self) -> None:
+        """Who has to be asked for first is asked for with the request itself, and the asking counts
+        as a guess.
+        """
+        worker = self.worker(1, limits=RateLimitSettings(failed_auth_per_minute=2))
+        asked: list[Deferred[Principal]] = []
+
+        def wait(_: object, incoming: Incoming, now: float) -> Deferred[Principal]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        chain: Any = worker[1].pipeline.callers.authenticator
+        self.patch(type(chain), "authenticate", wait)
+        for _ in range(5):
+            self.assertIsNone(self.home(worker, "alice"))
+        self.assertEqual([one.called for one in asked], [True, True])
 
     def test_stopped(self) -> None:
         """Who passes nothing on serves everybody."""
