@@ -203,3 +203,7 @@ class ConfigurationError(Exception):
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class DialRefused(Exception):
+    """The egress rules forbid the address; the text is for the log."""

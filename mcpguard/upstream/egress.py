@@ -31,11 +31,8 @@ from twisted.web.client import URI
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from mcpguard.errors import DialRefused
 from mcpguard.policy.addresses import allowed_to_dial
-
-
-class DialRefused(Exception):
-    """The egress rules forbid the address; the text is for the log."""
 
 
 @implementer(IResolutionReceiver)

@@ -5,8 +5,7 @@ from service_identity import VerificationError
 from twisted.internet import error
 from twisted.python.failure import Failure
 
-from mcpguard.errors import Reason
-from mcpguard.upstream.egress import DialRefused
+from mcpguard.errors import DialRefused, Reason
 from mcpguard.upstream.link import UpstreamFailure
 
 

@@ -6,8 +6,7 @@ from twisted.internet import error
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.errors import Reason
-from mcpguard.upstream.egress import DialRefused
+from mcpguard.errors import DialRefused, Reason
 from mcpguard.upstream.http1_failures import explain
 from mcpguard.upstream.link import UpstreamFailure
 from mcpguard.upstream.wire import Head
