@@ -26,7 +26,16 @@ from mcpguard.policy.globs import glob_matches, is_glob
 from mcpguard.policy.principal import Rights
 from mcpguard.policy.uris import is_unclear, plain, plain_pattern
 
-__all__ = ["MAX_NAME", "Kind", "Operation", "Verdict", "decide", "glob_matches", "is_glob"]
+__all__ = [
+    "MAX_NAME",
+    "Kind",
+    "Operation",
+    "Verdict",
+    "allows",
+    "decide",
+    "glob_matches",
+    "is_glob",
+]
 
 Kind = Literal["tool", "prompt", "resource", "method"]
 
@@ -89,7 +98,7 @@ def decide(rights: Rights, operation: Operation) -> Verdict:
     if allowed is None:
         return Verdict(True, "allowed", servers)
     for entry in allowed:
-        if _allows(entry, server, name, name_plain):
+        if allows(entry, server, name, name_plain):
             return Verdict(True, "allowed", f"allowed_{what}: {entry}")
     return Verdict(False, Reason.DENIED.value, f"allowed_{what}")
 
@@ -113,7 +122,8 @@ def _first(entries: tuple[str, ...], matches: _Matcher) -> str | None:
     return None
 
 
-def _allows(entry: str, server: str, name: str, name_plain: str | None) -> bool:
+def allows(entry: str, server: str, name: str, name_plain: str | None = None) -> bool:
+    """Whether one entry of an allow list is for this name; a URI comes in plain form as well."""
     pinned, colon, rest = entry.partition(":")
     if not colon or rest.startswith("//"):
         pattern = entry

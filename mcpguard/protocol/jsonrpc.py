@@ -93,7 +93,7 @@ def parse(body: bytes, bounds: Bounds, *, max_batch: int = 0) -> Message | Batch
 
     An array is refused when ``max_batch`` is 0.
     """
-    value = _decode(body, bounds)
+    value = decode(body, bounds)
     if isinstance(value, dict):
         return _classify(value)
     if not isinstance(value, list):
@@ -112,7 +112,7 @@ def parse_object(data: bytes, bounds: Bounds) -> dict[str, Any]:
 
     Its kind (response, notification, request) and the types of its members are left to the caller.
     """
-    value = _decode(data, bounds)
+    value = decode(data, bounds)
     if not isinstance(value, dict):
         raise Malformed(Reason.INVALID_REQUEST, "The message must be a JSON object")
     if value.get("jsonrpc") != "2.0":
@@ -157,8 +157,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _strict: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=_once).decode
 
 
-def _decode(body: bytes, bounds: Bounds) -> Any:
-    """Decode within the bounds, every object without duplicates."""
+def decode(body: bytes, bounds: Bounds) -> Any:
+    """Decode any JSON within the bounds, every object without duplicates; raises `Malformed`."""
     try:
         # Refuses bad UTF-8, a byte order mark, lone surrogates, NaN, infinities (1e400 and
         # integers beyond it too), trailing data and more than 1024 levels.
