@@ -27,6 +27,7 @@ from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_li
 from mcpguard.gateway.neighbours import Neighbours, Seat
 from mcpguard.gateway.observers import relay_to
 from mcpguard.gateway.operator_gate import OperatorGate
+from mcpguard.gateway.outward_tls import EXPIRY, OutwardTls
 from mcpguard.gateway.routing import client_routes, operator_routes
 from mcpguard.gateway.serving import fresh_token, served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
@@ -139,12 +140,15 @@ class Gateway(Service):
         self._reporting = (
             None if control is None else Reporting(control, self.metrics, GATHERING_BOUNDS)
         )
+        self.outward_tls = OutwardTls(reactor, self.audit)
+        self.metrics.show(EXPIRY, self.outward_tls.ends, part="outward")
         self.upstreams = [
             build_upstream(
                 one,
                 reactor=reactor,
                 meter=self.metrics,
                 recorder=self.audit,
+                tls=self.outward_tls,
                 keep_sessions=server.session_key is not None,
             )
             for one in settings.upstreams
@@ -280,6 +284,7 @@ class Gateway(Service):
         self.limiting.start()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
+        self.outward_tls.start()
         for upstream in self.served:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -342,6 +347,7 @@ class Gateway(Service):
         await self.pipeline.end_sessions(keep=self.keep_sessions)
         await self.pipeline.bare.pool.end_all()
         await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
+        self.outward_tls.stop()
         await self.limiting.stop()
         if self._sockets is None:
             self._system_event("GatewayStopped")

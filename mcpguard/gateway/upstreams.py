@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDe
 from twisted.logger import Logger
 
 from mcpguard.config.settings import Settings, UpstreamSettings
-from mcpguard.errors import Reason
+from mcpguard.errors import ConfigurationError, Reason
+from mcpguard.gateway.outward_tls import OutwardTls
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.pool import PooledSession
 from mcpguard.pipeline.schemas import CLIENT_INFO, OneAnswer, gateway_meta
@@ -41,12 +42,15 @@ def build_upstream(
     reactor: Any,
     meter: Meter,
     recorder: Recorder,
+    tls: OutwardTls,
     environ: Mapping[str, str] | None = None,
     keep_sessions: bool = False,
 ) -> Upstream:
     """The upstream of one configured server, not yet started.
 
-    ``keep_sessions``: a stop does not end the sessions that can be taken up again later.
+    ``tls`` has the trust and credentials for https servers. ``keep_sessions``: a stop does not end
+    the sessions that can be taken up again later. Raises `ConfigurationError` for what cannot be
+    used.
     """
     # Imported here: each kind is 1 MiB, and most gateways have servers of one kind only.
     if settings.transport == "stdio":
@@ -75,6 +79,7 @@ def build_upstream(
         meter=meter,
         recorder=recorder,
         random=random.random,
+        https=tls.upstream(settings),
         keep_sessions=keep_sessions,
     )
 
@@ -118,7 +123,12 @@ async def check_upstreams(
 async def _check(reactor: Any, settings: UpstreamSettings, timeout: float) -> UpstreamReport:
     started = time.monotonic()
     silent = _Silent()
-    upstream = build_upstream(settings, reactor=reactor, meter=silent, recorder=silent)
+    tls = OutwardTls(reactor, silent)
+    try:
+        upstream = build_upstream(settings, reactor=reactor, meter=silent, recorder=silent, tls=tls)
+    except ConfigurationError as problem:
+        return _report(settings, started, {}, problem.problems[0])
+    tls.start()
     trying = Deferred.fromCoroutine(_try(upstream))
     trying.addTimeout(timeout, reactor)
     found: dict[str, Any] = {}
@@ -137,6 +147,13 @@ async def _check(reactor: Any, settings: UpstreamSettings, timeout: float) -> Up
     finally:
         # A child that ignores everything is killed by the ladder, which takes a few seconds.
         await maybeDeferred(upstream.stop)
+        tls.stop()
+    return _report(settings, started, found, error)
+
+
+def _report(
+    settings: UpstreamSettings, started: float, found: Mapping[str, Any], error: str
+) -> UpstreamReport:
     return UpstreamReport(
         name=settings.name,
         transport=settings.transport,

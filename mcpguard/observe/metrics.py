@@ -64,6 +64,12 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
     "mcp_guard_redis_up": Declared("gauge", "Processes that share limits through Redis now."),
+    "mcp_guard_certificate_expiry_timestamp_seconds": Declared(
+        "gauge",
+        "When the first certificate or revocation list of a listener ends.",
+        ("listener", "kind"),
+        merge="least",
+    ),
     "mcp_guard_worker_crashes_total": Declared(
         "counter", "Worker processes that ended by themselves.", ("worker",)
     ),
@@ -102,8 +108,12 @@ DECLARED: Mapping[str, Declared] = {
 }
 """Every metric of ours, in the order of the page."""
 
-Source = Callable[[], float] | Callable[[], Mapping[str, int]]
-"""Tells a gauge's value; for a gauge with one label, the values by label."""
+Source = (
+    Callable[[], float]
+    | Callable[[], Mapping[str, int]]
+    | Callable[[], Mapping[tuple[str, ...], float]]
+)
+"""Tells a gauge's value; for a gauge with labels, the values by label, or by all of them."""
 
 
 @define(eq=False)
@@ -193,6 +203,7 @@ class Metrics:
             "mcp_guard_children": children,
             "mcp_guard_build_info": lambda: {__version__: 1},
         }
+        self._more: dict[str, dict[str, Source]] = {}
         self._further = {
             name: _Series(max_series) for name, what in FURTHER.items() if what.kind == "counter"
         }
@@ -252,14 +263,19 @@ class Metrics:
             raise ValueError(f"{name} cannot go down")
         series.of(tuple(labels[label] for label in declared.labels)).number += amount
 
-    def show(self, name: str, source: Source) -> None:
+    def show(self, name: str, source: Source, *, part: str = "") -> None:
         """Have a gauge declared in `FURTHER` show what the callable tells at each scrape.
+
+        Of a gauge with labels each ``part`` has a source of its own, with labels of its own.
 
         Raises `KeyError` for a name that is not declared there as a gauge.
         """
         if FURTHER[name].kind != "gauge":
             raise KeyError(name)
-        self._sources[name] = source
+        if part:
+            self._more.setdefault(name, {})[part] = source
+        else:
+            self._sources[name] = source
 
     def numbers(self, *, digests: bool = False) -> Numbers:
         """Return everything as it is now; with ``digests`` also whom `active_identities` counts."""
@@ -274,6 +290,10 @@ class Metrics:
             "mcp_guard_request_duration_seconds": self._request_seconds,
             "mcp_guard_upstream_latency_seconds": self._upstream_seconds,
         }
+        gauges = {name: self._gauge(name, source) for name, source in self._sources.items()}
+        for name, parts in self._more.items():
+            for source in parts.values():
+                gauges.setdefault(name, {}).update(self._gauge(name, source))
         process = [sample for family in self._process.collect() for sample in family.samples]
         return Numbers(
             counters={
@@ -284,7 +304,7 @@ class Metrics:
                 name: {labels: spread.copy() for labels, spread in spreads.values.items()}
                 for name, spreads in timed.items()
             },
-            gauges={name: self._gauge(name, source) for name, source in self._sources.items()},
+            gauges=gauges,
             process={sample.name: sample.value for sample in process},
             identities=set(map(_digest, islice(self._identities(), MAX_DIGESTS)))
             if digests
@@ -321,7 +341,10 @@ class Metrics:
             self._log.failure("the value of {name} cannot be told", name=name)
             return {}
         if isinstance(value, Mapping):
-            return {(label,): number for label, number in value.items()}
+            return {
+                label if isinstance(label, tuple) else (label,): number
+                for label, number in value.items()
+            }
         return {(): value}
 
 

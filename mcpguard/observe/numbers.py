@@ -31,8 +31,8 @@ class Declared:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
-    merge: Literal["sum", "most"] = "sum"
-    """What a gauge of several processes is: their sum, or the largest."""
+    merge: Literal["sum", "most", "least"] = "sum"
+    """What a gauge of several processes is: their sum, the largest or the smallest."""
 
 
 @define(eq=False)
@@ -133,10 +133,14 @@ class Numbers:
         """Add what is now: gauges as they are declared, and identities."""
         for name, series in other.gauges.items():
             mine = self.gauges.setdefault(name, {})
-            most = name in declared and declared[name].merge == "most"
+            merge = declared[name].merge if name in declared else "sum"
             for labels, number in series.items():
-                before = mine.get(labels, number if most else 0)
-                mine[labels] = max(before, number) if most else before + number
+                if labels not in mine:
+                    mine[labels] = number
+                elif merge == "sum":
+                    mine[labels] += number
+                else:
+                    mine[labels] = (max if merge == "most" else min)(mine[labels], number)
         self.identities |= other.identities
 
 

@@ -91,6 +91,11 @@ def judge_authorities(
                 f"has {which}, {_name(one.subject)}, which is no CA (basicConstraints); only"
                 " certificates of CAs belong here"
             )
+        if issuing and not any(_issued_by(one, issuer) for issuer in authorities):
+            found.problems.append(
+                f"lacks the CA that issued {which}, {_name(one.issuer)}, without which nobody could"
+                " be verified: add every CA up to the root"
+            )
         one_found = Findings()
         _judge_time(one_found, one, which, now)
         # One that has ended among others is how CAs are replaced.

@@ -152,12 +152,12 @@ class VettedEndpoint:
 
     ``connect_timeout`` in seconds, for each address of a name; ``max_addresses`` of a name are
     looked at and dialled, the others do not exist; ``policy`` verifies an https server. Raises
-    ValueError for any other scheme.
+    ValueError for any other scheme, and for https without a policy.
     """
 
     reactor: Any
     url: str = field(repr=False)
-    policy: IPolicyForHTTPS = field(kw_only=True)
+    policy: IPolicyForHTTPS | None = field(kw_only=True)
     allow_private: bool = field(kw_only=True)
     connect_timeout: float = field(kw_only=True)
     max_addresses: int = field(kw_only=True)
@@ -167,6 +167,8 @@ class VettedEndpoint:
         self._uri = URI.fromBytes(self.url.encode("ascii"))
         if self._uri.scheme not in (b"http", b"https"):
             raise ValueError("only http and https URLs are dialled")
+        if self._uri.scheme == b"https" and self.policy is None:
+            raise ValueError("an https server needs a policy to verify it by")
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See `IStreamClientEndpoint`; errbacks with `DialRefused` when the rules forbid it."""
@@ -180,7 +182,7 @@ class VettedEndpoint:
             _VettedReactor(self.reactor, resolver), host, port, timeout=self.connect_timeout
         )
         factory: Any = protocolFactory
-        if self._uri.scheme == b"https":
+        if self._uri.scheme == b"https" and self.policy is not None:
             creator = self.policy.creatorForNetloc(host, port)
             factory = _ClientTls(creator, True, factory, self.reactor)
 

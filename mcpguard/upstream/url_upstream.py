@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
 
 from mcpguard.config.settings import UpstreamSettings
@@ -91,10 +90,10 @@ _VALUE = re.compile(r"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x
 class UrlUpstream(ABC):
     """The part of `link.Upstream` that is the same for one configured URL: ids, limits, the watch.
 
-    ``random`` gives numbers in 0..1 (jitter). ``wire`` and ``https`` replace the network and the
-    trust in the platform's certificates. ``keep_sessions``: a stop leaves the sessions that can be
-    taken up again to the server. Raises `ConfigurationError` for a URL or header that
-    cannot be used.
+    ``random`` gives numbers in 0..1 (jitter). ``wire`` replaces the network; ``https``
+    says which https server is trusted, and has to for such a URL. ``keep_sessions``: a stop leaves
+    the sessions that can be taken up again to the server. Raises `ConfigurationError` for a URL or
+    header that cannot be used.
     """
 
     def __init__(
@@ -113,9 +112,7 @@ class UrlUpstream(ABC):
         self._clock: IReactorTime = reactor
         self._recorder = recorder
         target, headers = _checked(settings)
-        self._wire = wire or _http1_wire(
-            settings, target, reactor, https or BrowserLikePolicyForHTTPS()
-        )
+        self._wire = wire or _http1_wire(settings, target, reactor, https)
         self._vigil = self._watch(random)
         self._remote = Remote(
             name=settings.name,
@@ -248,7 +245,7 @@ class UrlUpstream(ABC):
 
 
 def _http1_wire(
-    settings: UpstreamSettings, target: Target, reactor: Any, https: IPolicyForHTTPS
+    settings: UpstreamSettings, target: Target, reactor: Any, https: IPolicyForHTTPS | None
 ) -> Http1Wire:
     endpoint = VettedEndpoint(
         reactor,

@@ -6,6 +6,7 @@ from functools import partial
 
 from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.internet.protocol import ServerFactory
+from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from mcpguard.errors import Reason
 from tests.live.fault_server import (
@@ -283,7 +284,8 @@ class TlsTests(FaultCase):
     async def test_unknown_signer(self) -> None:
         """A certificate the platform does not trust ends it before anything is said."""
         tls, _ = certificate()
-        await self.fails(fine, Reason.UPSTREAM_UNAVAILABLE, "TLS", tls=tls)
+        platform = BrowserLikePolicyForHTTPS()
+        await self.fails(fine, Reason.UPSTREAM_UNAVAILABLE, "TLS", tls=tls, https=platform)
         self.assertEqual(self.server.heads, [])
 
     async def test_trusted(self) -> None:

@@ -142,9 +142,17 @@ class AuthorityTests(RulesCase):
     def test_no_authority(self) -> None:
         """A leaf verifies no client; a server may be known by its own certificate."""
         leaf = self.ca.server(days=90).certificate
-        found = judge_authorities([leaf], self.now, issuing=True)
+        found = judge_authorities(
+            [leaf, self.ca.certificate, self.root.certificate], self.now, issuing=True
+        )
         self.assert_found(found, ["which is no CA"])
         self.assert_found(judge_authorities([leaf], self.now, issuing=False))
+
+    def test_no_root(self) -> None:
+        """Clients are verified up to a root, so it must be there; of a server we trust any."""
+        found = judge_authorities([self.ca.certificate], self.now, issuing=True)
+        self.assert_found(found, ['lacks the CA that issued certificate 1 in it, "CN=Root"'])
+        self.assert_found(judge_authorities([self.ca.certificate], self.now, issuing=False))
 
     def test_expired(self) -> None:
         """One among others is doubtful; when all have, nobody could be verified."""

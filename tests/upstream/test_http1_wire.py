@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet import error
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -387,3 +389,23 @@ class ExplainTests(SynchronousTestCase):
             (ValueError("x"), Reason.UPSTREAM_FAILED),
         ):
             self.assertIs(explain(Failure(why)).reason, reason)
+
+    def test_handshakes(self) -> None:
+        """Why a handshake failed is said so that the operator knows what to do."""
+        for reason, words in (
+            ("tlsv13 alert certificate required", "the server wants a client certificate ("),
+            ("tlsv1 alert unknown ca", "the server does not know the CA of our client"),
+            ("sslv3 alert certificate expired", "our client certificate expired"),
+            ("ssl/tls alert bad certificate", "the server refuses our client certificate"),
+            ("ssl/tls alert handshake failure", "it may want a client certificate"),
+            ("tlsv1 alert protocol version", "no TLS 1.2 or newer"),
+            ("wrong version number", "does not speak TLS on this port (wrong version number)"),
+            ("something else", "TLS: something else"),
+        ):
+            failure = explain(Failure(SSL.Error([("SSL routines", "", reason)])))
+            self.assertIs(failure.reason, Reason.UPSTREAM_UNAVAILABLE)
+            self.assertIn(words, failure.detail)
+        self.assertEqual(explain(Failure(SSL.Error())).detail, "TLS: Error")
+        self.assertEqual(explain(Failure(SSL.ZeroReturnError())).detail, "TLS: ZeroReturnError")
+        mismatch = explain(Failure(VerificationError(errors=[])))
+        self.assertIn("TLS: VerificationError", mismatch.detail)
