@@ -60,7 +60,8 @@ class Verdict(Struct, frozen=True):
 
     allowed: bool
     reason: str
-    """``allowed``, or the word of `errors.Reason`: ``denied``, ``server_denied``."""
+    """``allowed``, or the word of `errors.Reason`: ``denied``, ``server_denied``,
+    ``insufficient_scope``."""
     rule: str | None = None
     """The deciding list and entry, ``denied_tools: rm_*``; the list alone where no entry of it
     matched; None where there is no list."""
@@ -68,12 +69,14 @@ class Verdict(Struct, frozen=True):
 
 _Matcher = Callable[[str], bool]
 
+_SCOPES = "scope_tool_mapping"
+
 _UNRULED = Verdict(True, "allowed")
 """Nothing is said about it anywhere."""
 
 
 def decide(rights: Rights, operation: Operation) -> Verdict:
-    """Judge one operation: the server first, then the deny list, then the allow list."""
+    """Judge one operation: the server first, then the deny list, the allow list, the scopes."""
     server, name = operation.server, operation.name
     servers = None
     if rights.servers is not None:
@@ -84,7 +87,8 @@ def decide(rights: Rights, operation: Operation) -> Verdict:
     if operation.kind == "method":
         return _UNRULED if servers is None else Verdict(True, "allowed", servers)
     what, allowed, denied = _lists(rights, operation.kind)
-    if allowed is None and not denied:
+    scoped = rights.scoped_tools if operation.kind == "tool" else None
+    if allowed is None and not denied and scoped is None:
         return Verdict(True, "allowed", servers)
     is_uri = operation.kind == "resource"
     if len(name) > MAX_NAME:
@@ -95,12 +99,20 @@ def decide(rights: Rights, operation: Operation) -> Verdict:
     for entry in denied:
         if _denies(entry, server, name, name_plain):
             return Verdict(False, Reason.DENIED.value, f"denied_{what}: {entry}")
-    if allowed is None:
-        return Verdict(True, "allowed", servers)
-    for entry in allowed:
-        if allows(entry, server, name, name_plain):
-            return Verdict(True, "allowed", f"allowed_{what}: {entry}")
-    return Verdict(False, Reason.DENIED.value, f"allowed_{what}")
+    rule = servers
+    if allowed is not None:
+        found = _first(allowed, lambda entry: allows(entry, server, name, name_plain))
+        if found is None:
+            return Verdict(False, Reason.DENIED.value, f"allowed_{what}")
+        rule = f"allowed_{what}: {found}"
+    if scoped is not None:
+        # Last, so that nobody is sent for a scope who would be denied with it all the same.
+        found = _first(scoped, lambda entry: allows(entry, server, name, None))
+        if found is None:
+            return Verdict(False, Reason.INSUFFICIENT_SCOPE.value, _SCOPES)
+        if rule is servers:
+            rule = f"{_SCOPES}: {found}"
+    return Verdict(True, "allowed", rule)
 
 
 def _lists(

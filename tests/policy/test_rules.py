@@ -23,6 +23,7 @@ ALL_RIGHTS = st.builds(
     denied_resources=ENTRIES,
     prompts=st.none() | ENTRIES,
     denied_prompts=ENTRIES,
+    scoped_tools=st.none() | ENTRIES,
 )
 
 
@@ -51,6 +52,38 @@ class ListTests(SynchronousTestCase):
             rights = evolve(Rights(), **{member: ()})
             for other, _ in kinds:
                 self.assertEqual(allows(rights, "x", other), other != kind)
+
+    def test_scopes(self) -> None:
+        """Scopes grant tools within the lists, and nothing else needs one."""
+        rights = Rights(
+            tools=("read_*", "sum"), denied_tools=("read_me",), scoped_tools=("read_*",)
+        )
+        self.assertEqual(judge(rights, "read_x"), Verdict(True, "allowed", "allowed_tools: read_*"))
+        for name, reason, rule in (
+            ("sum", "insufficient_scope", "scope_tool_mapping"),
+            ("read_me", "denied", "denied_tools: read_me"),
+            ("write", "denied", "allowed_tools"),
+        ):
+            self.assertEqual(judge(rights, name), Verdict(False, reason, rule))
+        self.assertTrue(allows(Rights(scoped_tools=()), "x", "prompt"))
+        self.assertTrue(allows(Rights(scoped_tools=()), "x", "resource"))
+        self.assertTrue(allows(Rights(scoped_tools=()), "tools/list", "method"))
+
+    def test_scopes_alone(self) -> None:
+        """Without lists the scopes decide; an entry is read as in a list."""
+        self.assertFalse(allows(Rights(scoped_tools=()), "x"))
+        self.assertEqual(
+            judge(Rights(scoped_tools=("a", "*")), "x"),
+            Verdict(True, "allowed", "scope_tool_mapping: *"),
+        )
+        pinned = Rights(scoped_tools=("fs:x",))
+        self.assertTrue(allows(pinned, "x"))
+        self.assertFalse(allows(pinned, "x", server="web"))
+        self.assertEqual(
+            judge(Rights(servers=("web",), scoped_tools=("*",)), "x").reason, "server_denied"
+        )
+        long = judge(Rights(scoped_tools=("*",)), "x" * (MAX_NAME + 1))
+        self.assertEqual(long.reason, "denied")
 
     def test_deny_wins(self) -> None:
         """What both lists name is denied."""
@@ -263,5 +296,20 @@ class PropertyTests(SynchronousTestCase):
         if verdict.allowed:
             self.assertEqual(verdict.reason, "allowed")
         else:
-            self.assertIn(verdict.reason, ("denied", "server_denied"))
+            reasons = ("denied", "server_denied", "insufficient_scope")
+            self.assertIn(verdict.reason, reasons)
             self.assertIsNotNone(verdict.rule)
+
+    @settings(deadline=None, max_examples=300)
+    @given(ALL_RIGHTS, KINDS, NAMES, SERVERS)
+    def test_scopes_decide_last(self, rights: Rights, kind: Kind, name: str, server: str) -> None:
+        """A scope is what is missing exactly where everything else allows; only for tools."""
+        verdict = judge(rights, name, kind, server)
+        without = judge(evolve(rights, scoped_tools=None), name, kind, server)
+        if verdict.reason == "insufficient_scope":
+            self.assertEqual(kind, "tool")
+            self.assertTrue(without.allowed)
+        else:
+            self.assertEqual(verdict.allowed, without.allowed)
+        if rights.scoped_tools is not None and kind == "tool" and verdict.allowed:
+            self.assertTrue(allows(Rights(tools=rights.scoped_tools), name, kind, server))
