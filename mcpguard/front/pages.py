@@ -11,13 +11,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 
-from mcpguard.front.exchange import Headers
+from mcpguard.front.exchange import Headers, Incoming
 from mcpguard.front.request import GuardRequest
 
 log = Logger()
 
 READINESS_RETRY_SECS = 5
 """``Retry-After`` of a gateway that is not ready yet."""
+
+
+Documents = Callable[[Incoming], Mapping[str, Any] | None]
+"""Gives the resource metadata that a request asks for (RFC 9728), None where there is none."""
 
 
 class PageAccess(Enum):

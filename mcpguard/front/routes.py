@@ -12,7 +12,7 @@ from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Corridor
 from mcpguard.front.head import asks_for_a_page
 from mcpguard.front.operator import GUARDED_PAGES, PROBES, answered, refuse_unrouted
-from mcpguard.front.pages import OperatorPages, PageAccess, Vitals
+from mcpguard.front.pages import Documents, OperatorPages, PageAccess, Vitals, answer_json
 from mcpguard.front.request import GuardRequest
 
 HUMAN_PAGE = b"""<!doctype html>
@@ -32,10 +32,13 @@ class ClientRoutes:
 
     app = Klein()
 
-    def __init__(self, corridor: Corridor, vitals: Vitals, access: PageAccess) -> None:
+    def __init__(
+        self, corridor: Corridor, vitals: Vitals, access: PageAccess, document: Documents
+    ) -> None:
         self._corridor = corridor
         self._pages = OperatorPages(vitals)
         self._access = access
+        self._document = document
 
     def resource(self) -> IResource:
         """What a `GuardSite` serves."""
@@ -78,6 +81,18 @@ class ClientRoutes:
             else:
                 self._pages.show(page, request)
         await done
+
+    @app.route("/.well-known/oauth-protected-resource", methods=["GET"])
+    @app.route("/.well-known/oauth-protected-resource/<path:rest>", methods=["GET"])
+    def metadata(self, request: GuardRequest, rest: str = "") -> Deferred[None]:
+        """Say where tokens for an endpoint come from, to whoever asks (RFC 9728)."""
+        done = answered(request)
+        found = self._document(request.incoming)
+        if found is None:
+            request.refuse(Refusal(Reason.NOT_FOUND))
+        else:
+            answer_json(request, 200, found)
+        return done
 
     @app.handle_errors(HTTPException)
     def unrouted(self, request: Any, failure: Failure) -> Deferred[None]:

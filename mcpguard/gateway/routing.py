@@ -7,15 +7,17 @@ the fast channel serves without a router.
 from twisted.web.resource import IResource
 
 from mcpguard.front.exchange import Corridor
-from mcpguard.front.pages import PageAccess, Vitals
+from mcpguard.front.pages import Documents, PageAccess, Vitals
 
 
-def client_routes(corridor: Corridor, vitals: Vitals, access: PageAccess) -> IResource:
+def client_routes(
+    corridor: Corridor, vitals: Vitals, access: PageAccess, document: Documents
+) -> IResource:
     """What the client listener serves."""
     # See the module.
     from mcpguard.front.routes import ClientRoutes
 
-    return ClientRoutes(corridor, vitals, access).resource()
+    return ClientRoutes(corridor, vitals, access, document).resource()
 
 
 def operator_routes(vitals: Vitals) -> IResource:

@@ -15,12 +15,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from mcpguard import __version__
-from mcpguard.config.settings import Settings
+from mcpguard.config.settings import ListenerSettings, Settings
 from mcpguard.front.cors import Cors
 from mcpguard.front.pages import LateRoutes, PageAccess, Vitals
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.corridor import corridor_for
-from mcpguard.gateway.identities import chain_for
+from mcpguard.gateway.identities import identities_for, public_listener
 from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
@@ -31,6 +31,7 @@ from mcpguard.gateway.outward_tls import EXPIRY, OutwardTls
 from mcpguard.gateway.routing import client_routes, operator_routes
 from mcpguard.gateway.serving import fresh_token, served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
+from mcpguard.identity.resources import PublicListener
 from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
@@ -112,6 +113,8 @@ class Gateway(Service):
         self.started: Deferred[str] = Deferred()
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
+        self._public: list[PublicListener] = []
+        """What is, or was, listened on for clients."""
         self._turns: Turns | None = None
         self._sweeper: LoopingCall | None = None
         self._unbridge: Callable[[], None] = lambda: None
@@ -169,10 +172,11 @@ class Gateway(Service):
             for one, upstream in zip(settings.upstreams, self.upstreams, strict=True)
         ]
         self.directory = UpstreamDirectory(list(zip(settings.upstreams, self.served, strict=True)))
+        identities = identities_for(settings.auth, self.directory, lambda: self._public, wall)
         self.pipeline = corridor_for(
             server=server,
             rate_limit=settings.rate_limit,
-            authenticator=chain_for(settings.auth),
+            authenticator=identities.chain,
             directory=self.directory,
             clock=reactor,
             wall=wall,
@@ -207,7 +211,9 @@ class Gateway(Service):
             reactor=reactor,
             wall=wall,
             gate=self.pipeline,
-            resource=LateRoutes(lambda: client_routes(self.pipeline, vitals, access)),
+            resource=LateRoutes(
+                lambda: client_routes(self.pipeline, vitals, access, identities.document)
+            ),
             limits=front_limits(settings),
             cors=Cors(server.cors) if server.cors.enabled else None,
             new_id=new_id,
@@ -247,15 +253,16 @@ class Gateway(Service):
         if self._sockets is not None:
             port = adopt(self._reactor, self._sockets.clients, self._site)
             self._ports.append(port)
+            self._bound(server.every_listener[0], port)
             self._turns = self._sockets.turns(port, lambda: self._site.connections)
             self._turns.begin()
             if self._sockets.admin is not None and self._operator_site is not None:
                 admin_port = adopt(self._reactor, self._sockets.admin, self._operator_site)
                 self._ports.append(admin_port)
             return
-        self._ports.append(
-            self._reactor.listenTCP(server.port, self._site, backlog=1024, interface=server.host)
-        )
+        port = self._reactor.listenTCP(server.port, self._site, backlog=1024, interface=server.host)
+        self._ports.append(port)
+        self._bound(server.every_listener[0], port)
         if admin is not None and self._operator_site is not None:
             self._ports.append(
                 self._reactor.listenTCP(admin.port, self._operator_site, interface=admin.host)
@@ -297,6 +304,11 @@ class Gateway(Service):
         host = self.settings.server.host
         port = self._ports[0].getHost().port  # type: ignore[attr-defined]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _bound(self, one: ListenerSettings, port: IListeningPort) -> None:
+        """Clients are served on this port from now on; the system may have chosen it."""
+        number = port.getHost().port  # type: ignore[attr-defined]
+        self._public.append(public_listener(one, number, self.settings.server.public_url))
 
     def _listen_for_signals(self) -> None:
         # Only the main thread of a real process may; tests run the service without signals.

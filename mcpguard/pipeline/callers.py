@@ -5,6 +5,7 @@ from typing import Any, NoReturn, Protocol
 
 from attrs import Factory, define, field
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
@@ -16,6 +17,11 @@ from mcpguard.policy.addresses import address_block
 from mcpguard.policy.buckets import Rate
 from mcpguard.policy.principal import Allowance, Principal
 from mcpguard.protocol.jsonrpc import Notification, Request, Response
+
+log = Logger()
+
+_NO_GUESSES = frozenset({Reason.NO_CREDENTIALS, Reason.IDENTITY_UNAVAILABLE})
+"""Failures that tell nothing of the credentials: an address is not charged for them."""
 
 _MAX_RATES = 10_000
 """Principals whose rates are remembered as worked out."""
@@ -77,6 +83,17 @@ class Callers:
             return False
         return not looked.allowed
 
+    async def identity(self, incoming: Incoming) -> Principal:
+        """Tell the same to who cannot do with anything but Refused."""
+        try:
+            found = self.identify(incoming)
+            return found if isinstance(found, Principal) else await found
+        except Refused:
+            raise
+        except Exception as error:
+            log.failure("nobody can be identified", request_id=incoming.request_id)
+            raise Refused(Refusal(Reason.INTERNAL)) from error
+
     async def _looked(self, incoming: Incoming, key: str, looked: Deferred[Grant]) -> Principal:
         found = self._attempt(incoming, key, await looked)
         return found if isinstance(found, Principal) else await found
@@ -104,7 +121,7 @@ class Callers:
         return principal
 
     async def _failed(self, key: str, refused: Refused) -> NoReturn:
-        if refused.refusal.reason is not Reason.NO_CREDENTIALS:
+        if refused.refusal.reason not in _NO_GUESSES:
             charged = self.limiter.take(key, self.failed_rate)
             if isinstance(charged, Deferred):
                 await charged

@@ -109,7 +109,7 @@ class Pipeline:
 
     def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
         """Who is asking, with failed attempts limited per address."""
-        return Deferred.fromCoroutine(self._identity(incoming))
+        return Deferred.fromCoroutine(self.callers.identity(incoming))
 
     def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
         """Record and answer a refusal that the front decided."""
@@ -156,10 +156,6 @@ class Pipeline:
         rest = self._identified(trip, approach, await found)
         if rest is not None:
             await rest
-
-    async def _identity(self, incoming: Incoming) -> Principal:
-        found = self.callers.identify(incoming)
-        return found if isinstance(found, Principal) else await found
 
     def _identified(self, trip: Trip, approach: Approach, principal: Principal) -> Walk | None:
         trip.principal = principal

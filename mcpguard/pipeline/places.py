@@ -1,13 +1,11 @@
 """What a path asks for: a server by Streamable HTTP, or one of the two places of HTTP+SSE."""
 
 from enum import Enum
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from mcpguard.policy.public_urls import MOUNT, public_path
 from mcpguard.upstream.link import Directory, Route
-
-_MOUNT = "/mcp"
 
 
 class Part(Enum):
@@ -54,7 +52,7 @@ def place_of(path: str, directory: Directory) -> Place | None:
         return Place(route, None)
     mount, _, last = path.rpartition("/")
     if last in _PARTS:
-        below = directory.resolve(mount or _MOUNT)
+        below = directory.resolve(mount or MOUNT)
         if below is not None and not below.path:
             return None if _is_taken(mount, directory) else Place(below, _PARTS[last])
     return None if route is None else Place(route, None)
@@ -84,11 +82,7 @@ def messages_path(public_url: str | None, stream_path: str) -> str:
 
     Clients compare origins and resolve the path against the URL they know; one with a leading
     slash is what every SDK understands (Java's resolves against the host, so that a relative one
-    would lose its way). A ``public_url`` with a path says what a proxy takes away in front of
-    ours; where it ends in the ``/mcp`` that our path begins with, it is that of an MCP endpoint.
+    would lose its way). What is in front of ours, ``public_url`` tells.
     """
-    prefix = urlsplit(public_url).path.rstrip("/") if public_url else ""
     path = stream_path.removesuffix(Part.STREAM.value) + Part.MESSAGES.value
-    if prefix.endswith(_MOUNT) and path.startswith(f"{_MOUNT}/"):
-        prefix = prefix.removesuffix(_MOUNT)
-    return prefix + path
+    return public_path(public_url, path)

@@ -110,8 +110,9 @@ class Trip:
         event_type: str | None = None,
         reason: str | None = None,
         error_id: str | None = None,
+        cause: str = "",
     ) -> None:
-        """Write the outcome; later calls do nothing."""
+        """Write the outcome; later calls do nothing. ``cause`` is for the audit alone."""
         if self._settled:
             return
         self._settled = True
@@ -119,7 +120,15 @@ class Trip:
         if event_type is None:
             event_type = "ToolCall" if self.method == "tools/call" else "McpRequest"
         self.books.recorder.record(
-            self._event(event_type, status, reason, error_id, seconds * 1000, self.arguments)
+            self._event(
+                event_type,
+                status,
+                reason,
+                error_id,
+                seconds * 1000,
+                self.arguments,
+                {"cause": cause} if cause else NOTHING,
+            )
         )
         label = metric_label(self.method) if self.method else "other"
         self.books.meter.request(label, http_status, seconds)
@@ -200,6 +209,8 @@ class Trip:
             event_type=None if failed else event_type,
             reason=refusal.reason.value,
             error_id=error_id,
+            # Whoever guards the trail must see what was tried, not only that it failed.
+            cause=refusal.detail if event_type == "AuthFailure" else "",
         )
 
     def _event(
@@ -210,6 +221,7 @@ class Trip:
         error_id: str | None = None,
         duration_ms: float | None = None,
         arguments: Mapping[str, Any] = NOTHING,
+        details: Mapping[str, Any] = NOTHING,
     ) -> Event:
         incoming, principal, route = self.incoming, self.principal, self.route
         # In the order of the fields: by their names it takes twice as long, and this is done
@@ -231,6 +243,7 @@ class Trip:
             None,
             incoming.peer,
             arguments,
+            details,
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mcpguard.errors import Refusal
+from mcpguard.errors import Reason, Refusal
 from mcpguard.protocol.jsonrpc import Id, encode
 
 CHALLENGE = 'Bearer realm="mcp-guard"'
@@ -43,15 +43,17 @@ def render(
     """Render one refusal (product reference 3.4).
 
     An MCP client gets a JSON-RPC error with the request's id, null if it could not be read; for
-    it alone a policy denial may travel under another HTTP status. The status is otherwise the same
-    for both. ``Retry-After`` goes with every 429 and 503, ``WWW-Authenticate`` with every 401.
+    it alone a policy denial may travel under another HTTP status, but not one that a scope would
+    cure: clients act on that by its status. The status is otherwise the same for both.
+    ``Retry-After`` goes with every 429 and 503, ``WWW-Authenticate`` with every 401.
     """
     shape = refusal.shape
     status = shape.status
     retry_after = _seconds(refusal)
     body: dict[str, Any]
     if wants_jsonrpc(accept):
-        if shape.event_type == "AuthorizationDenied":
+        wants_scope = refusal.reason is Reason.INSUFFICIENT_SCOPE
+        if shape.event_type == "AuthorizationDenied" and not wants_scope:
             status = denial_status
         error = error_object(refusal, error_id)
         body = {"jsonrpc": "2.0", "id": request_id, "error": error}

@@ -87,6 +87,12 @@ class UpstreamDirectory:
         """All, in file order."""
         return tuple(upstream for _, upstream in self._entries)
 
+    @property
+    def public_paths(self) -> Sequence[str]:
+        """Every path at which a server is served: ``/mcp``, by prefix, by name; in file order."""
+        default = () if self._default is None else (self._default.public_path,)
+        return (*default, *(mount.public_path for mount in self._mounts.values()))
+
     def describe(self) -> Sequence[Mapping[str, Any]]:
         """The rows of ``/routes``: name, path, transport, usable."""
         return tuple(

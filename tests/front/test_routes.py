@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
+from mcpguard.config.settings import CorsSettings
 from mcpguard.errors import Reason, Refusal
 from mcpguard.front.exchange import Incoming, Outlet
 from mcpguard.front.operator import OperatorRoutes
@@ -116,6 +117,38 @@ class TheClientListener(SynchronousTestCase):
         page = {"ready": False, "version": "9.9", "reason": "upstream fs is not available"}
         self.assertEqual((answer.status, json.loads(answer.body)), (503, page))
         self.assertIn("Retry-After", answer.headers)
+
+    def test_metadata(self) -> None:
+        """Resource metadata is open to whoever asks, under its whole path."""
+        known = "/.well-known/oauth-protected-resource"
+        for path in (known, f"{known}/mcp", f"{known}/mcp/fs/sse", f"{known}/gw/mcp/%20x"):
+            self.listener.documents[path] = {"resource": path}
+            answer = self.ask(f"GET {path}")
+            self.assertEqual((answer.status, json.loads(answer.body)), (200, {"resource": path}))
+            self.assertEqual(answer.headers["Content-Type"], "application/json")
+            answer = self.ask(f"HEAD {path}")
+            self.assertEqual((answer.status, answer.body), (200, b""))
+        for path in ("/mcp/none", "/", "//mcp", "/../mcp", "x"):
+            self.assertEqual(self.ask(f"GET {known}{path}").status, 404, path)
+        answer = self.ask(f"POST {known}")
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+        self.assertEqual(self.handled(), [])
+
+    def test_metadata_is_screened(self) -> None:
+        """The Host and Origin rules hold for it, and pages of allowed origins may read it."""
+        self.listener.documents["/.well-known/oauth-protected-resource"] = {}
+        self.listener.corridor.screening = Refusal(Reason.BAD_ORIGIN)
+        self.assertEqual(self.ask("GET /.well-known/oauth-protected-resource").status, 403)
+        app = "https://app.example"
+        listener = Listener(
+            cors=CorsSettings(enabled=True, allowed_origins=(app,)),
+            documents={"/.well-known/oauth-protected-resource": {}},
+        )
+        answer = listener.converse(
+            request("GET /.well-known/oauth-protected-resource", f"Origin: {app}")
+        )
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], app)
 
     def test_open_pages(self) -> None:
         """On a loopback listener metrics and routes are open."""

@@ -246,6 +246,8 @@ class Listener:
     metrics: bytes | Deferred[bytes] = b"up 1\n"
     fast: bool = field(factory=lambda: _FAST[-1])
     """Whether canonical POSTs are served by the fast channel."""
+    documents: dict[str, dict[str, Any]] = field(factory=dict)
+    """Resource metadata by path."""
     dropped: list[str] = field(factory=list)
     site: GuardSite = field(init=False)
 
@@ -255,7 +257,9 @@ class Listener:
             reactor=self.clock,
             wall=lambda: 1_700_000_000.0 + self.clock.seconds(),
             gate=self.corridor,
-            resource=ClientRoutes(self.corridor, self.vitals(), self.access).resource(),
+            resource=ClientRoutes(
+                self.corridor, self.vitals(), self.access, lambda one: self.documents.get(one.path)
+            ).resource(),
             limits=self.limits,
             cors=Cors(self.cors) if self.cors is not None else None,
             new_id=lambda: f"request-{next(ids)}",

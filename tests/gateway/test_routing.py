@@ -68,6 +68,6 @@ class TheRoutes(SynchronousTestCase):
     def test_leaves(self) -> None:
         """Both are resources that route by themselves; see the tests of the front."""
         vitals = Vitals("0", 0.0, lambda: 0.0, lambda: (True, ""), lambda: b"", "text/plain", list)
-        clients = client_routes(RecordingCorridor(), vitals, PageAccess.OPEN)
+        clients = client_routes(RecordingCorridor(), vitals, PageAccess.OPEN, lambda _: None)
         for one in (clients, operator_routes(vitals)):
             self.assertTrue(one.isLeaf)

@@ -3,6 +3,7 @@
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -67,9 +68,26 @@ class ChainCase(SynchronousTestCase):
         raise self.failureException("not refused")
 
     def assertRefused(self, refusal: Refusal, reason: Reason, challenge: str) -> None:
-        """The reason and the challenge are these."""
+        """The reason and the challenge are these; an error in it is described."""
         self.assertIs(refusal.reason, reason)
+        if challenge == INVALID:
+            challenge += f', error_description="{refusal.message}"'
         self.assertEqual(refusal.headers, (("WWW-Authenticate", challenge),))
+
+
+@define
+class Shows:
+    """Finds a certificate's principal, nobody, or refuses."""
+
+    found: Principal | Refusal | None = None
+    asked: int = field(init=False, default=0)
+
+    def authenticate(self, incoming: Incoming, now: float) -> Principal | None:
+        """Say what was prepared."""
+        self.asked += 1
+        if isinstance(self.found, Refusal):
+            raise Refused(self.found)
+        return self.found
 
 
 class TokenTests(ChainCase):
@@ -243,3 +261,112 @@ class OrderTests(ChainCase):
         ponders.waiting[0].errback(RuntimeError("broken"))
         self.failureResultOf(answer, RuntimeError)
         self.assertEqual(last.asked, [])
+
+
+class CertificateTests(ChainCase):
+    """Certificates before tokens."""
+
+    expired = Refusal(Reason.EXPIRED_CREDENTIALS, "The client certificate has expired", detail="c")
+    bad = Refusal(Reason.BAD_CREDENTIALS, "The client certificate is not accepted", detail="c")
+
+    def refused(self, shows: Shows, *authorization: str, knows: Knows | None = None) -> Refusal:
+        """The refusal of a chain that asks for certificates first."""
+        chain = Chain(knows or Knows(), certificates=shows)
+        refused = self.assertRaises(Refused, chain.authenticate, asking(*authorization), NOW)
+        refusal: Refusal = refused.refusal
+        return refusal
+
+    def test_certificate_first(self) -> None:
+        """A good certificate is enough, whatever token comes with it."""
+        knows = Knows()
+        chain = Chain(knows, certificates=Shows(BOB))
+        for authorization in ((), ("Bearer token",), ("Bearer bad",), ("Basic x",), ("x", "y")):
+            self.assertEqual(chain.authenticate(asking(*authorization), NOW), BOB)
+        self.assertEqual(knows.asked, [])
+
+    def test_no_certificate(self) -> None:
+        """Without one it is up to the token."""
+        self.assertEqual(
+            Chain(Knows(), certificates=Shows()).authenticate(asking("Bearer token"), NOW), ALICE
+        )
+        refusal = self.refused(Shows())
+        self.assertRefused(refusal, Reason.NO_CREDENTIALS, PLAIN)
+
+    def test_bad_certificate_good_token(self) -> None:
+        """First success wins: what is wrong with the certificate harms nobody."""
+        chain = Chain(Knows(), certificates=Shows(self.expired))
+        self.assertEqual(chain.authenticate(asking("Bearer token"), NOW), ALICE)
+
+    def test_bad_certificate_alone(self) -> None:
+        """The certificate's failure is what is told, without an error of a token."""
+        for certificate in (self.expired, self.bad):
+            refusal = self.refused(Shows(certificate))
+            self.assertRefused(refusal, certificate.reason, PLAIN)
+            self.assertEqual((refusal.text, refusal.detail), (certificate.text, "c"))
+
+    def test_both_bad(self) -> None:
+        """What tells most is told; the audit learns of both."""
+        expired = Knows("x", reason=Reason.EXPIRED_CREDENTIALS)
+        refusal = self.refused(Shows(self.bad), "Bearer token", knows=expired)
+        self.assertRefused(refusal, Reason.EXPIRED_CREDENTIALS, INVALID)
+        self.assertEqual(refusal.detail, "c; x")
+        refusal = self.refused(Shows(self.expired), "Bearer bad")
+        self.assertRefused(refusal, Reason.EXPIRED_CREDENTIALS, INVALID)
+        self.assertEqual(refusal.detail, "c; token")
+
+    def test_bad_header_beside_it(self) -> None:
+        """A header that holds no token is told of, unless the certificate tells more."""
+        refusal = self.refused(Shows(self.bad), "Basic x")
+        self.assertRefused(refusal, Reason.BAD_CREDENTIALS, PLAIN)
+        self.assertIs(self.refused(Shows(self.expired), "x", "y").reason, self.expired.reason)
+
+    def test_certificates_alone(self) -> None:
+        """Where only certificates sign in, no token does."""
+        chain = Chain(certificates=Shows())
+        for incoming, reason in (
+            (asking(), Reason.NO_CREDENTIALS),
+            (asking("Bearer token"), Reason.BAD_CREDENTIALS),
+        ):
+            refused = self.assertRaises(Refused, chain.authenticate, incoming, NOW)
+            self.assertIs(refused.refusal.reason, reason)
+
+    def test_token_in_the_query(self) -> None:
+        """A token in the query is refused beside a good certificate as well."""
+        chain = Chain(Knows(), certificates=Shows(BOB))
+        incoming = asking(query="access_token=token")
+        refused = self.assertRaises(Refused, chain.authenticate, incoming, NOW)
+        self.assertRefused(refused.refusal, Reason.BAD_CREDENTIALS, INVALID)
+
+    def test_notes(self) -> None:
+        """What one connection's certificate proves is not noted for others with the same head."""
+        shows = Shows(BOB)
+        chain = Chain(Knows(), certificates=shows)
+        notes: dict[str, object] = {}
+        incoming = replace(asking("Bearer token"), notes=notes)
+        self.assertEqual(chain.authenticate(incoming, NOW), BOB)
+        shows.found = None
+        self.assertEqual(chain.authenticate(incoming, NOW), ALICE)
+        shows.found = BOB
+        self.assertEqual(chain.authenticate(incoming, NOW), BOB)
+        self.assertEqual(notes, {"token": "token"})
+        self.assertEqual(shows.asked, 3)
+
+    def test_failures_are_no_refusals(self) -> None:
+        """A check of certificates that breaks lets no token in."""
+
+        class Broken:
+            """Breaks."""
+
+            def authenticate(self, incoming: Incoming, now: float) -> Principal | None:
+                """Break."""
+                raise RuntimeError("broken")
+
+        chain = Chain(Knows(), certificates=Broken())
+        self.assertRaises(RuntimeError, chain.authenticate, asking("Bearer token"), NOW)
+
+    def test_unavailable(self) -> None:
+        """That credentials cannot be checked now is told above all, and is no 401."""
+        away = Knows("x", reason=Reason.IDENTITY_UNAVAILABLE)
+        refusal = self.refused(Shows(self.expired), "Bearer token", knows=away)
+        self.assertIs(refusal.reason, Reason.IDENTITY_UNAVAILABLE)
+        self.assertEqual((refusal.headers, refusal.shape.status), ((), 503))

@@ -93,7 +93,9 @@ class Listener:
             reactor=reactor,
             wall=time.time,
             gate=self.corridor,
-            resource=ClientRoutes(self.corridor, vitals, PageAccess.OPEN).resource(),
+            resource=ClientRoutes(
+                self.corridor, vitals, PageAccess.OPEN, lambda _: None
+            ).resource(),
             limits=case.limits,
             cors=None,
             new_id=lambda: str(next(ids)),

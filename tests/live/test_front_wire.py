@@ -87,7 +87,9 @@ class RealSockets(TestCase):
             reactor=clock,
             wall=time.time,
             gate=self.corridor,
-            resource=ClientRoutes(self.corridor, vitals, PageAccess.OPEN).resource(),
+            resource=ClientRoutes(
+                self.corridor, vitals, PageAccess.OPEN, lambda _: None
+            ).resource(),
             limits=LIMITS,
             cors=None,
             new_id=lambda: str(next(ids)),

@@ -27,8 +27,10 @@ from mcpguard.identity.chain import Chain
 from mcpguard.limits.limiter import Places
 from mcpguard.observe.events import OUTCOME_TYPES, Event
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
+from mcpguard.pipeline.callers import Authenticator
 from mcpguard.pipeline.corridor import Pipeline
 from mcpguard.pipeline.sessions import SessionBounds
+from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.protocol.ownership import marked
 from mcpguard.upstream.link import (
     CallSink,
@@ -376,6 +378,8 @@ class Rig:
     places: Places | None = None
     owner: int | None = None
     """The number of this worker, where it is one."""
+    authenticator: Authenticator | None = None
+    """Instead of the keys."""
     pipeline: Pipeline = field(init=False)
     served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
@@ -398,7 +402,7 @@ class Rig:
             schemas=schemas,
             server=self.server,
             rate_limit=self.limits,
-            authenticator=Chain(ApiKeys(self.keys)) if self.keys else Chain(),
+            authenticator=self.authenticator or Chain(*([ApiKeys(self.keys)] if self.keys else [])),
             directory=MemoryDirectory({"/mcp": upstream, **self.others}),
             clock=self.clock,
             wall=self.clock.seconds,
@@ -426,6 +430,7 @@ class Rig:
         headers: dict[str, str] | None = None,
         query: str = "",
         peer: str = "192.0.2.1",
+        certificate: PeerCertificate | None = None,
     ) -> MemoryOutlet:
         """Walk one request; ``body`` is JSON unless it is bytes."""
         all_headers: dict[str, tuple[str, ...]] = {"host": ("127.0.0.1:3000",)}
@@ -451,6 +456,7 @@ class Rig:
                 body=body if isinstance(body, bytes) else json.dumps(body).encode(),
                 peer=peer,
                 received_at=self.clock.seconds(),
+                certificate=certificate,
                 notes=self._notes.setdefault(head, {}) if noted else None,
             ),
             outlet,

@@ -1,0 +1,174 @@
+"""Tests of the ways of signing in as they are configured."""
+
+from ipaddress import ip_network
+from typing import Any
+
+from attrs import evolve
+from msgspec.structs import replace
+from twisted.trial.unittest import SynchronousTestCase
+
+from mcpguard.config.settings import (
+    AuthSettings,
+    JwtSettings,
+    ListenerSettings,
+    MtlsSettings,
+    TlsSettings,
+    UpstreamSettings,
+)
+from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
+from mcpguard.gateway.identities import Identities, identities_for, public_listener, resources_for
+from mcpguard.identity.jwt import FixedKeys
+from mcpguard.identity.resources import PublicListener
+from mcpguard.policy.jwks import KeySet
+from mcpguard.policy.principal import Principal
+from mcpguard.upstream.directory import UpstreamDirectory
+from tests.identity.certificates import NOW, PROXY, certificate, facts, pem_header, request
+from tests.pipeline.rig import MemoryUpstream, api_key
+from tests.pki import Authority
+
+KNOWN = "/.well-known/oauth-protected-resource"
+ISSUER = JwtSettings("jwks", "https://login.example.com/", ("a",), jwks_url="https://k")
+KEYS = FixedKeys(KeySet(()))
+LISTENERS = (PublicListener(3000, "https://h", False),)
+
+
+def directory() -> UpstreamDirectory:
+    """A server at ``/mcp``, one with a prefix and a name, one by HTTP."""
+    settings = (
+        UpstreamSettings(command="x"),
+        UpstreamSettings(name="files", path_prefix="/fs", command="x"),
+        UpstreamSettings(name="web", transport="http", url="http://127.0.0.1:1/mcp"),
+    )
+    return UpstreamDirectory([(one, MemoryUpstream(one.name)) for one in settings])
+
+
+def identities(**auth: Any) -> Identities:
+    """What is made of these settings."""
+    return identities_for(
+        AuthSettings(**auth), directory(), lambda: LISTENERS, lambda: NOW, keys=KEYS
+    )
+
+
+class ChainTests(SynchronousTestCase):
+    """Who is asked."""
+
+    def refusal(self, found: Identities, incoming: Incoming, now: float = NOW) -> Refusal:
+        """The refusal of a request."""
+        refused = self.assertRaises(Refused, found.chain.authenticate, incoming, now)
+        refusal: Refusal = refused.refusal
+        return refusal
+
+    def test_nothing(self) -> None:
+        """Nothing configured lets nobody in."""
+        for auth in ({}, {"mtls": MtlsSettings(enabled=False)}):
+            refusal = self.refusal(identities(**auth), request(shown=certificate()))
+            self.assertIs(refusal.reason, Reason.NO_AUTHENTICATION_CONFIGURED)
+
+    def test_certificates_switched_off(self) -> None:
+        """Certificates then sign nobody in, though they were verified."""
+        off = MtlsSettings(enabled=False, trusted_proxy_ips=(ip_network(PROXY),))
+        found = identities(api_keys=(api_key("alice"),), mtls=off)
+        for incoming in (
+            request(shown=certificate()),
+            request({"x-ssl-client-verify": ("FAILED",)}, peer=PROXY),
+        ):
+            self.assertIs(self.refusal(found, incoming).reason, Reason.NO_CREDENTIALS)
+
+    def test_certificate_then_key(self) -> None:
+        """Both configured: the certificate first, then the key."""
+        found = identities(api_keys=(api_key("bob"),), mtls=MtlsSettings(enabled=True))
+        headers = {"authorization": ("Bearer mcp_bob",)}
+        for shown, key in ((certificate(), "mtls:alice"), (None, "api_key:bob")):
+            principal = found.chain.authenticate(request(headers, shown=shown), NOW)
+            assert isinstance(principal, Principal)
+            self.assertEqual(principal.key, key)
+
+    def test_headers_of_a_proxy(self) -> None:
+        """By headers from there, and from nowhere else."""
+        issued = Authority("CA").issue("carol")
+        headers = {
+            "x-ssl-client-verify": ("SUCCESS",),
+            "x-ssl-client-cert": (pem_header(issued),),
+        }
+        mtls = MtlsSettings(enabled=True, trusted_proxy_ips=(ip_network("10.0.0.0/8"),))
+        now = (facts(issued).not_before + facts(issued).not_after) / 2
+        found = identities(mtls=mtls)
+        principal = found.chain.authenticate(request(headers, peer=PROXY), now)
+        assert isinstance(principal, Principal)
+        self.assertEqual(principal.key, "mtls:carol")
+        self.assertIs(self.refusal(found, request(headers), now).reason, Reason.NO_CREDENTIALS)
+
+    def test_challenge(self) -> None:
+        """Refused clients are told where to sign in, if they are signed in anywhere."""
+        headers = self.refusal(identities(api_keys=(api_key("a"),)), request()).headers
+        self.assertEqual(headers, (("WWW-Authenticate", 'Bearer realm="mcp-guard"'),))
+        elsewhere = identities(api_keys=(api_key("a"),), jwt=ISSUER)
+        headers = self.refusal(elsewhere, replace(request(), path="/mcp/fs")).headers
+        self.assertIn(f'resource_metadata="https://h{KNOWN}/mcp/fs"', headers[0][1])
+
+
+class ResourceTests(SynchronousTestCase):
+    """The endpoints as resources."""
+
+    def test_endpoints(self) -> None:
+        """Every server by prefix and by name, each with its stream."""
+        found = resources_for(AuthSettings(jwt=ISSUER), directory(), lambda: LISTENERS)
+        paths = ["/mcp", "/mcp/default", "/mcp/files", "/mcp/fs", "/mcp/web"]
+        self.assertCountEqual(found.endpoints, [*paths, "/sse", *(f"{path}/sse" for path in paths)])
+
+    def test_no_stream_without_its_server(self) -> None:
+        """Without a server at ``/mcp`` there is no ``/sse`` either."""
+        one = UpstreamSettings(name="fs", command="x")
+        lonely = UpstreamDirectory([(one, MemoryUpstream("fs"))])
+        found = resources_for(AuthSettings(jwt=ISSUER), lonely, lambda: LISTENERS)
+        self.assertCountEqual(found.endpoints, ["/mcp/fs", "/mcp/fs/sse"])
+        # The fallback is for all of them together.
+        document = found.document(replace(request(), path=KNOWN))
+        self.assertEqual(document and document["resource"], "https://h/mcp")
+
+    def test_endpoint_of(self) -> None:
+        """Whatever is below an endpoint is its own; messages are of their stream."""
+        found = resources_for(AuthSettings(jwt=ISSUER), directory(), lambda: LISTENERS)
+        for path, endpoint in (
+            ("/mcp", "/mcp"),
+            ("/mcp/fs", "/mcp/fs"),
+            ("/mcp/files", "/mcp/files"),
+            ("/mcp/web/a/b", "/mcp/web"),
+            ("/sse", "/sse"),
+            ("/messages", "/sse"),
+            ("/mcp/fs/messages", "/mcp/fs/sse"),
+            ("/mcp/nowhere", None),
+            ("/mcp/fs/x", None),
+            ("/metrics", None),
+        ):
+            self.assertEqual(found.endpoint_of(path), endpoint, path)
+
+    def test_documents(self) -> None:
+        """Only where clients are signed in elsewhere."""
+        at = replace(request(), path=f"{KNOWN}/mcp/web")
+        for auth, expected in (
+            ({"jwt": ISSUER}, "https://h/mcp/web"),
+            ({"authorization_servers": ("https://o",)}, "https://h/mcp/web"),
+            ({"jwt": ISSUER, "authorization_servers": ()}, None),
+            ({"jwt": evolve(ISSUER, issuer="me")}, None),
+            ({"api_keys": (api_key("a"),)}, None),
+        ):
+            document = identities(**auth).document(at)
+            self.assertEqual(document and document["resource"], expected)
+
+    def test_listeners(self) -> None:
+        """The URL of a listener: its own, that of ``[server]``, or where it is bound."""
+        tls = TlsSettings("c", "k", client_ca_path="ca")  # type: ignore[arg-type]
+        for one, public_url, expected in (
+            (ListenerSettings(1), None, PublicListener(9, "http://127.0.0.1:9", False)),
+            (ListenerSettings(1, "::1"), None, PublicListener(9, "http://[::1]:9", False)),
+            (ListenerSettings(1, tls=tls), None, PublicListener(9, "https://127.0.0.1:9", True)),
+            (ListenerSettings(1), "https://h", PublicListener(9, "https://h", False)),
+            (
+                ListenerSettings(1, public_url="https://own"),
+                "https://h",
+                PublicListener(9, "https://own", False),
+            ),
+        ):
+            self.assertEqual(public_listener(one, 9, public_url), expected)
