@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 from msgspec.structs import replace
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mcpguard.errors import (
@@ -24,7 +24,7 @@ from mcpguard.errors import (
     Refused,
 )
 from mcpguard.pipeline.patience import Patience
-from mcpguard.pipeline.streams import Reply
+from mcpguard.pipeline.streams import Reply, stop_timer
 from mcpguard.pipeline.trip import Trip
 from mcpguard.policy.filters import filter_list
 from mcpguard.policy.principal import Principal
@@ -170,11 +170,14 @@ class RunningCall:
     """Whether a notification on its stream is for its client as it is."""
     aside: Callable[[Message], None] | None = None
     """Takes every other notification; without it they are dropped."""
+    last_words: Message | None = None
+    """The result of a request that ends in order with its caller's credentials."""
     call: Call | None = None
     _params: Message | None = field(init=False, default=None)
     """As the server has seen them."""
     _ended: bool = field(init=False, default=False)
     _begun: bool = field(init=False, default=False)
+    _expiring: IDelayedCall | None = field(init=False, default=None)
 
     @property
     def ended(self) -> bool:
@@ -191,6 +194,8 @@ class RunningCall:
         if self.reply.may_stream and not self._begun:
             self._begun = True
             self.patience.begin(self)
+            if self.principal.expires_at is not None:
+                self.reply.opening = self._may_open
         try:
             assert self.trip.custody is not None, "not admitted"
             self._params = self.trip.custody.opened(outbound.params)
@@ -213,6 +218,16 @@ class RunningCall:
         """Open the event stream if nothing has come yet."""
         if not self._ended and not self.reply.outlet.gone:
             self.reply.commit()
+
+    def _may_open(self) -> bool:
+        """Whether an event stream may be opened: it lasts as long as the caller's credentials."""
+        expires_at = self.principal.expires_at
+        if expires_at is not None:
+            left = expires_at - self.trip.books.clocks.wall()
+            if left <= 0.0:
+                return False
+            self._expiring = self.clock.callLater(left, self.expire)
+        return True
 
     # -- CallSink --------------------------------------------------------------------------
 
@@ -299,6 +314,25 @@ class RunningCall:
         status = self.reply.end({"jsonrpc": "2.0", "id": self.client_id, "result": result})
         self.trip.settle("success", status)
 
+    def expire(self) -> None:
+        """The caller's credentials have ended, and with them the stream of this request.
+
+        What a session keeps for a client that comes back goes on; so does a request that has no
+        stream, to its one answer: it came in time.
+        """
+        if self.last_words is not None:
+            self.conclude(self.last_words)
+            return
+        if self._ended or not self.reply.streaming or self.reply.part():
+            return
+        self._end("the caller's credentials have ended")
+        error_id = self.trip.books.clocks.new_id()
+        refusal = Refusal(Reason.EXPIRED_CREDENTIALS)
+        error = error_object(refusal, error_id)
+        self.reply.end({"jsonrpc": "2.0", "id": self.client_id, "error": error})
+        # As what it was: it has reached a server, and is no failed attempt to sign in.
+        self.trip.settle("cancelled", 200, reason=refusal.reason.value, error_id=error_id)
+
     def abort(self, failure: UpstreamFailure) -> None:
         """The session ends under it."""
         if not self._end("session ended"):
@@ -312,12 +346,14 @@ class RunningCall:
         self._ended = True
         if self._begun:
             self.patience.end(self)
+        stop_timer(self._expiring)
+        # They know this object: what has ended must not wait for the garbage collector.
+        self.reply.opening = self._expiring = None
         if cancel is not None and self.call is not None:
             # Before the link is given back: one that closes fails what still runs on it.
             self.call.cancel(cancel)
         if self.on_end is not None:
             self.on_end(self)
-        # It knows this object: what has ended must not wait for the garbage collector.
         self.call = None
         return True
 

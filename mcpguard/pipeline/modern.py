@@ -246,6 +246,7 @@ class ModernWire:
         )
         if endless:
             call.hears = lambda message: heard_by_listener(principal, server, message)
+            call.last_words = _listen_result(call)
             self._keep(trip, call)
         # On this wire a closed connection is the cancellation (MUST), nothing else is.
         trip.outlet.on_gone(lambda: call.cancel("the client closed the connection"))
@@ -268,7 +269,7 @@ class ModernWire:
         expires_at = call.principal.expires_at
         if expires_at is not None:
             left = max(0.0, expires_at - trip.books.clocks.wall())
-            timer = self.clock.callLater(left, call.conclude, _listen_result(call))
+            timer = self.clock.callLater(left, call.expire)
             trip.on_settled.append(lambda: timer.cancel() if timer.active() else None)
 
     def _ended(self, call: RunningCall, link: Link) -> None:

@@ -74,6 +74,7 @@ class StreamReply:
     may_stream: bool = True
     streaming: bool = False
     ended: bool = False
+    opening: Callable[[], bool] | None = None
 
     @property
     def reachable(self) -> bool:
@@ -99,6 +100,10 @@ class StreamReply:
     def abandon(self) -> None:
         """Say nothing more."""
         self.ended = True
+
+    def part(self) -> bool:
+        """Nothing to do: the session ends with the credentials, and this with it."""
+        return True
 
 
 @define(eq=False)

@@ -145,6 +145,8 @@ class Reply(Protocol):
     ended: bool
     resumable: EventStream | None
     """The session's stream that carries it, where there is one."""
+    opening: Callable[[], bool] | None
+    """Asked before a stream is opened for it: whether that may be, else it is one answer."""
 
     @property
     def reachable(self) -> bool:
@@ -167,6 +169,10 @@ class Reply(Protocol):
         """End without a response, as a cancelled request does."""
         ...
 
+    def part(self) -> bool:
+        """Close the connection if the client knows that it may come back for the rest."""
+        ...
+
 
 @define(eq=False)
 class PostAnswer:
@@ -179,6 +185,7 @@ class PostAnswer:
     new_stream: Callable[[], EventStream] | None = None
     """Makes the session's stream that this answer uses if it streams; None: not resumable."""
     prime: bool = False
+    opening: Callable[[], bool] | None = None
     resumable: EventStream | None = field(init=False, default=None)
     streaming: bool = field(init=False, default=False)
     ended: bool = field(init=False, default=False)
@@ -196,6 +203,9 @@ class PostAnswer:
         """Open the event stream now (a message is due, or the client has waited long)."""
         if self.streaming or self.ended or not self.may_stream:
             return
+        if self.opening is not None and not self.opening():
+            self.may_stream = False
+            return
         self.streaming = True
         if self.new_stream is not None:
             self.resumable = self.new_stream()
@@ -208,6 +218,8 @@ class PostAnswer:
         if self.ended or not self.may_stream:
             return False
         self.commit()
+        if not self.streaming:
+            return False
         if self.resumable is not None:
             self.resumable.send(message)
         else:
@@ -230,13 +242,24 @@ class PostAnswer:
         """End without a response, as a cancelled request does."""
         if self.ended:
             return
-        if self.may_stream:
-            self.prime = False
-            self.commit()
+        self.prime = False
+        self.commit()
+        if self.streaming:
             self._close()
         else:
             self.ended = True
             self.outlet.answer(202, self.headers(), b"")
+
+    def part(self) -> bool:
+        """Close the connection if the client knows that it may come back for the rest.
+
+        Only a primed one does: others have no event to name, or wait for ever (SDKs, observed).
+        """
+        if not self.streaming or self.resumable is None or not self.prime:
+            return False
+        if not self.outlet.gone:
+            self.outlet.finish()
+        return True
 
     def _close(self) -> None:
         self.ended = True
