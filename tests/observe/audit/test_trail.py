@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.config.settings import AuditSettings, RedactionRule, RotationSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
-from mcpguard.observe.events import EVENT_TYPES, ALWAYS_WRITTEN, SYSTEM_TYPES, Event, Recorder
+from mcpguard.observe.events import ALWAYS_WRITTEN, EVENT_TYPES, SYSTEM_TYPES, Event, Recorder
 from tests.observe.doubles import InlineWorker, Tally
 
 NOON = 1_795_348_800.0
