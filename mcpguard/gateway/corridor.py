@@ -8,12 +8,13 @@ from twisted.internet.interfaces import IReactorTime
 from mcpguard.config.settings import RateLimitSettings, ServerSettings
 from mcpguard.gateway.limits import MAX_TRACKED_KEYS
 from mcpguard.gateway.serving import tool_schemas
+from mcpguard.identity.challenge import PLAIN
 from mcpguard.limits.limiter import Limiter, Places
 from mcpguard.limits.memory import MemoryLimiter
 from mcpguard.limits.places import MemoryPlaces
 from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.pipeline.accepted_bytes import RequestBytes
-from mcpguard.pipeline.admission import Admission
+from mcpguard.pipeline.admission import Admission, Challenges
 from mcpguard.pipeline.bare import BareWire
 from mcpguard.pipeline.callers import Authenticator, Callers
 from mcpguard.pipeline.corridor import Pipeline
@@ -93,6 +94,7 @@ def corridor_for(
     places: Places | None = None,
     schemas: ToolSchemas | None = None,
     owner: int | None = None,
+    challenges: Challenges = PLAIN,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
@@ -110,7 +112,7 @@ def corridor_for(
         limiter = MemoryLimiter(monotonic, wall, max_keys=MAX_TRACKED_KEYS)
     key = session_key or random(KEY_BYTES)
     opaque = Opaque(Seal(key, "state", random), Seal(key, "cursor", random), wall, OPAQUE, owner)
-    admission = Admission(rate_limit, limiter, opaque)
+    admission = Admission(rate_limit, limiter, opaque, challenges)
 
     def session_event(event_type: str, session: Session) -> None:
         # The line says so where a session was begun in another process or an earlier life.

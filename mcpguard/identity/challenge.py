@@ -37,9 +37,9 @@ class Challenges:
                 parameters.append(("scope", " ".join(self.scopes)))
         return _bearer(parameters)
 
-    def insufficient_scope(self, incoming: Incoming, scopes: Sequence[str], why: str) -> str:
-        """The challenge of a 403 that a token with all of ``scopes`` would not get."""
-        parameters = [("error", "insufficient_scope"), ("scope", " ".join(scopes))]
+    def insufficient_scope(self, incoming: Incoming, scope: str, why: str) -> str:
+        """The challenge of a 403 that a token with all of ``scope`` would not get."""
+        parameters = [("error", "insufficient_scope"), ("scope", scope)]
         url = self.metadata_url(incoming)
         if url is not None:
             parameters.append(("resource_metadata", url))

@@ -1,13 +1,14 @@
 """The steps between a parsed message and an upstream: the rules, then the limit of the tool."""
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
+from mcpguard.front.exchange import Incoming
 from mcpguard.limits.limiter import Grant, Limiter
 from mcpguard.pipeline.dispatch import authorize
 from mcpguard.pipeline.opaque import Opaque
@@ -50,6 +51,14 @@ def _note_allowed(trip: Trip, principal: Principal, request: Request) -> None:
         noted[1].add(name)
 
 
+class Challenges(Protocol):
+    """Says how more can be had than a token allows."""
+
+    def insufficient_scope(self, incoming: Incoming, scope: str, why: str) -> str:
+        """Give the value of ``WWW-Authenticate``: ``scope`` is all that is needed for this."""
+        ...
+
+
 @define(eq=False)
 class Admission:
     """What every request of every era passes before it may reach a server."""
@@ -57,6 +66,7 @@ class Admission:
     settings: RateLimitSettings
     limiter: Limiter
     opaque: Opaque
+    challenges: Challenges
     _tool_rates: tuple[tuple[str, Rate], ...] = field(
         init=False,
         default=Factory(
@@ -96,7 +106,7 @@ class Admission:
         if not _was_allowed(trip, principal, request):
             refusal = authorize(principal, server, request)
             if refusal is not None:
-                raise Refused(refusal)
+                raise Refused(self._challenged(trip, refusal))
             _note_allowed(trip, principal, request)
         trip.step("Authorized")
         trip.custody = self.opaque.custody(
@@ -105,6 +115,15 @@ class Admission:
         if self._tool_rates and request.method == "tools/call" and self.settings.enabled:
             return self._tool_limits(trip, principal, str((request.params or {})["name"]))
         return None
+
+    def _challenged(self, trip: Trip, refusal: Refusal) -> Refusal:
+        """Have the client told how it gets the scope that is missing, if that is what is wrong."""
+        if refusal.reason is not Reason.INSUFFICIENT_SCOPE:
+            return refusal
+        challenge = self.challenges.insufficient_scope(
+            trip.incoming, refusal.data["scope"], refusal.message
+        )
+        return evolve(refusal, headers=(("WWW-Authenticate", challenge),))
 
     def _tool_limits(
         self, trip: Trip, principal: Principal, tool: str, first: int = 0

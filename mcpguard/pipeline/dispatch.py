@@ -29,6 +29,7 @@ from mcpguard.pipeline.trip import Trip
 from mcpguard.policy.filters import filter_list
 from mcpguard.policy.principal import Principal
 from mcpguard.policy.rules import Kind, Operation, Verdict, decide
+from mcpguard.policy.scopes import needed
 from mcpguard.protocol.answers import error_object
 from mcpguard.protocol.jsonrpc import Request
 from mcpguard.protocol.mcp import METHODS, touched
@@ -85,8 +86,27 @@ def authorize(principal: Principal, server: str, request: Request) -> Refusal | 
     for kind, name in touched(request.method, request.params):
         verdict = decide(principal.rights, Operation(kind, name, server, request.method))
         if not verdict.allowed:
-            return _denied(principal, kind, name, verdict)
+            return _needs_scope(principal, server, name, verdict) or _denied(
+                principal, kind, name, verdict
+            )
     return None
+
+
+def _needs_scope(principal: Principal, server: str, tool: str, verdict: Verdict) -> Refusal | None:
+    """The refusal that a scope would cure; None where none would, or something else forbids it."""
+    if verdict.reason != Reason.INSUFFICIENT_SCOPE.value or principal.scopes is None:
+        return None
+    scopes = needed(principal.scopes, server, tool)
+    if scopes is None:
+        return None
+    who, what, missing = clip(principal.name), clip(tool), scopes[-1]
+    text = f"Identity '{who}' needs the scope '{missing}' to call tool '{what}'"
+    return Refusal(
+        Reason.INSUFFICIENT_SCOPE,
+        text,
+        data={"scope": " ".join(scopes)},
+        detail=f"{verdict.reason} ({verdict.rule}: {missing})",
+    )
 
 
 def _denied(principal: Principal, kind: str, name: str, verdict: Verdict) -> Refusal:

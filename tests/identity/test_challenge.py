@@ -41,14 +41,14 @@ class ChallengeTests(SynchronousTestCase):
         """Without an authorization server there is nothing to find out."""
         self.assertEqual(PLAIN.challenge(request(), None), 'Bearer realm="mcp-guard"')
         self.assertEqual(
-            PLAIN.insufficient_scope(request(), ("a",), "x"),
+            PLAIN.insufficient_scope(request(), "a", "x"),
             'Bearer error="insufficient_scope", scope="a", error_description="x"',
         )
 
     def test_insufficient_scope(self) -> None:
         """All that is needed, in one scope."""
         self.assertEqual(
-            CHALLENGES.insufficient_scope(request(), ("mcp:read", "mcp:admin"), "more is needed"),
+            CHALLENGES.insufficient_scope(request(), "mcp:read mcp:admin", "more is needed"),
             'Bearer error="insufficient_scope", scope="mcp:read mcp:admin",'
             f' resource_metadata="{URL}", error_description="more is needed"',
         )
@@ -56,7 +56,7 @@ class ChallengeTests(SynchronousTestCase):
     @given(st.text(max_size=40))
     def test_quoting(self, words: str) -> None:
         """No words end their quotes or the line; SDKs find every parameter between quotes."""
-        found = CHALLENGES.insufficient_scope(request(), ("a",), words)
+        found = CHALLENGES.insufficient_scope(request(), "a", words)
         pattern = r'Bearer [a-z_]+="[^"\\\r\n]*"(, [a-z_]+="[^"\\\r\n]*")*'
         self.assertIsNotNone(re.fullmatch(pattern, found))
         self.assertTrue(found.isascii())

@@ -24,8 +24,10 @@ from mcpguard.gateway.corridor import SESSIONS, corridor_for
 from mcpguard.gateway.serving import served, tool_schemas
 from mcpguard.identity.api_keys import ApiKeys
 from mcpguard.identity.chain import Chain
+from mcpguard.identity.challenge import PLAIN
 from mcpguard.limits.limiter import Places
 from mcpguard.observe.events import OUTCOME_TYPES, Event
+from mcpguard.pipeline.admission import Challenges
 from mcpguard.pipeline.bridge.upstream import BridgingUpstream
 from mcpguard.pipeline.callers import Authenticator
 from mcpguard.pipeline.corridor import Pipeline
@@ -380,6 +382,7 @@ class Rig:
     """The number of this worker, where it is one."""
     authenticator: Authenticator | None = None
     """Instead of the keys."""
+    challenges: Challenges = PLAIN
     pipeline: Pipeline = field(init=False)
     served: BridgingUpstream | None = field(init=False, default=None)
     _count: int = field(init=False, default=0)
@@ -413,6 +416,7 @@ class Rig:
             sessions=self.sessions,
             places=self.places,
             owner=self.owner,
+            challenges=self.challenges,
         )
 
     def _new_id(self) -> str:
