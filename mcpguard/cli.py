@@ -26,7 +26,7 @@ MAX_CHECK_SECS = 600
 FEATURES = (
     *("api-keys", "tool-authorization", "list-filtering", "rate-limit", "audit", "metrics"),
     *("stdio", "streamable-http", "http-sse", "multi-server", "stateless-2026-07-28", "bridging"),
-    *("workers", "redis-rate-limit", "mtls", "resource-metadata"),
+    *("workers", "redis-rate-limit", "jwt", "mtls", "resource-metadata"),
 )
 
 

@@ -60,10 +60,17 @@ def _box(title: str, *, plain: bool) -> list[str]:
 
 
 def _authentication(settings: Settings) -> tuple[str, bool]:
-    keys = len(settings.auth.api_keys)
-    if not keys:
+    auth = settings.auth
+    ways = []
+    if auth.mtls is not None and auth.mtls.enabled:
+        ways.append("Client Certificates")
+    if auth.api_keys:
+        ways.append(f"API Keys ({len(auth.api_keys)})")
+    if auth.jwt is not None:
+        ways.append(f"JWT ({auth.jwt.mode})")
+    if not ways:
         return "none configured: every MCP request is refused", False
-    return f"API Keys ({keys})", True
+    return ", ".join(ways), True
 
 
 def _rate_limit(limits: RateLimitSettings) -> tuple[str, bool]:

@@ -9,6 +9,8 @@ from mcpguard.config.settings import (
     ApiKeySettings,
     AuditSettings,
     AuthSettings,
+    JwtSettings,
+    MtlsSettings,
     RateLimitSettings,
     RedisSettings,
     Secret,
@@ -23,6 +25,7 @@ STDIO = UpstreamSettings(command="npx", args=("-y", "server", "/tmp"))
 HTTP = UpstreamSettings(
     name="web", transport="http", url="https://h:8/mcp?token=hush", path_prefix="/w"
 )
+JWT = JwtSettings("jwks", "https://login.example", ("mcp",))
 KEY = ApiKeySettings("a", b"x" * 32)
 SETTINGS = Settings(upstreams=(STDIO,), auth=AuthSettings((KEY,)))
 REPORT = UpstreamReport(
@@ -108,6 +111,21 @@ class StartupTests(SynchronousTestCase):
             "! Audit:      Disabled",
         ):
             self.assertIn(line + "\n", text)
+
+    def test_ways_to_sign_in(self) -> None:
+        """All that are configured and on, in the order they are asked."""
+        for auth, words in (
+            (evolve(SETTINGS.auth, jwt=JWT), "API Keys (1), JWT (jwks)"),
+            (AuthSettings(jwt=evolve(JWT, mode="simple")), "JWT (simple)"),
+            (AuthSettings(mtls=MtlsSettings(enabled=True)), "Client Certificates"),
+            (
+                evolve(SETTINGS.auth, jwt=JWT, mtls=MtlsSettings(enabled=True)),
+                "Client Certificates, API Keys (1), JWT (jwks)",
+            ),
+            (evolve(SETTINGS.auth, mtls=MtlsSettings()), "API Keys (1)"),
+        ):
+            text = startup_summary(evolve(SETTINGS, auth=auth), (), plain=True)
+            self.assertIn(f"ok Auth:       {words}\n", text)
 
     def test_shared_limits(self) -> None:
         """That limits are shared is said, and not with whom: the URL may hold a password."""

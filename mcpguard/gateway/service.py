@@ -4,10 +4,9 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -19,9 +18,11 @@ from mcpguard.config.settings import ListenerSettings, Settings
 from mcpguard.front.cors import Cors
 from mcpguard.front.pages import LateRoutes, PageAccess, Vitals
 from mcpguard.front.site import GuardSite
+from mcpguard.gateway.active_identities import ActiveIdentities
 from mcpguard.gateway.corridor import corridor_for
 from mcpguard.gateway.identities import identities_for, public_listener
 from mcpguard.gateway.ids import RandomIds
+from mcpguard.gateway.issuer import issuer_of
 from mcpguard.gateway.limits import Limiting
 from mcpguard.gateway.listeners import Sockets, adopt, front_limits, operator_limits
 from mcpguard.gateway.neighbours import Neighbours, Seat
@@ -41,7 +42,6 @@ from mcpguard.ops.workers.control import Control
 from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Reporting
 from mcpguard.ops.workers.tally import Turns
 from mcpguard.policy.origins import is_loopback
-from mcpguard.policy.principal import Principal
 from mcpguard.upstream.directory import UpstreamDirectory
 
 log = Logger()
@@ -49,33 +49,6 @@ log = Logger()
 SWEEP_SECS = 15.0
 ACTIVE_WINDOW_SECS = 300.0
 MAX_TRACKED_IDENTITIES = 100_000
-
-
-@define(eq=False)
-class ActiveIdentities:
-    """How many principals were seen in the last ``window`` seconds; bounded."""
-
-    monotonic: Callable[[], float]
-    window: float
-    max_tracked: int
-    _seen: dict[str, float] = field(init=False, factory=dict)
-
-    def note(self, principal: Principal) -> None:
-        """A principal was authenticated."""
-        self._seen.pop(principal.key, None)
-        self._seen[principal.key] = self.monotonic()
-        if len(self._seen) > self.max_tracked:
-            self._seen.pop(next(iter(self._seen)))
-
-    def keys(self) -> Collection[str]:
-        """Those seen lately."""
-        oldest = self.monotonic() - self.window
-        while self._seen:
-            key, at = next(iter(self._seen.items()))
-            if at >= oldest:
-                break
-            del self._seen[key]
-        return self._seen.keys()
 
 
 class Gateway(Service):
@@ -156,6 +129,14 @@ class Gateway(Service):
             )
             for one in settings.upstreams
         ]
+        self._issuer = issuer_of(
+            settings.auth,
+            policy=self.outward_tls.key_set,
+            reactor=reactor,
+            recorder=self.audit,
+            metrics=self.metrics,
+            wall=wall,
+        )
         self.limiting = Limiting(reactor, wall, self.metrics)
         self.limiting.build(settings.rate_limit, control)
         schemas = tool_schemas(reactor.seconds)
@@ -172,7 +153,9 @@ class Gateway(Service):
             for one, upstream in zip(settings.upstreams, self.upstreams, strict=True)
         ]
         self.directory = UpstreamDirectory(list(zip(settings.upstreams, self.served, strict=True)))
-        identities = identities_for(settings.auth, self.directory, lambda: self._public, wall)
+        identities = identities_for(
+            settings.auth, self.directory, lambda: self._public, wall, keys=self._issuer.keys
+        )
         self.pipeline = corridor_for(
             server=server,
             rate_limit=settings.rate_limit,
@@ -293,6 +276,7 @@ class Gateway(Service):
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
         self.outward_tls.start()
+        self._issuer.start()
         for upstream in self.served:
             upstream.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -360,6 +344,7 @@ class Gateway(Service):
         await self.pipeline.end_sessions(keep=self.keep_sessions)
         await self.pipeline.bare.pool.end_all()
         await DeferredList([maybeDeferred(one.stop) for one in self.served], consumeErrors=True)
+        self._issuer.stop()
         self.outward_tls.stop()
         await self.limiting.stop()
         if self._sockets is None:
@@ -379,7 +364,8 @@ class Gateway(Service):
             standing = upstream.standing
             if not standing.usable:
                 return False, f"upstream {upstream.name}: {standing.reason}"
-        return self.limiting.readiness()
+        keys = self._issuer.readiness()
+        return self.limiting.readiness() if keys[0] else keys
 
     def _children(self) -> dict[str, int]:
         return {one.name: one.child_count for one in self.upstreams if hasattr(one, "child_count")}

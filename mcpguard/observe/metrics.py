@@ -64,6 +64,15 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_connections": Declared("gauge", "Client connections open now."),
     "mcp_guard_children": Declared("gauge", "Child processes running now.", ("server",)),
     "mcp_guard_redis_up": Declared("gauge", "Processes that share limits through Redis now."),
+    "mcp_guard_jwks_fetches_total": Declared(
+        "counter", "Times the identity provider was asked for its keys.", ("result",)
+    ),
+    "mcp_guard_jwks_keys": Declared(
+        "gauge", "Keys of the identity provider that can be used now.", merge="least"
+    ),
+    "mcp_guard_jwks_age_seconds": Declared(
+        "gauge", "Time since the identity provider last gave its keys.", merge="most"
+    ),
     "mcp_guard_certificate_expiry_timestamp_seconds": Declared(
         "gauge",
         "When the first certificate or revocation list of a listener ends.",

@@ -14,9 +14,7 @@ from mcpguard.config.settings import (
     UpstreamSettings,
 )
 from mcpguard.errors import ConfigurationError
-from mcpguard.gateway.service import ActiveIdentities, Gateway
-from mcpguard.policy.principal import Principal
-from tests.pipeline.rig import api_key
+from mcpguard.gateway.service import Gateway
 
 HTTP = UpstreamSettings(transport="http", url="http://127.0.0.1:9/mcp", era="legacy")
 
@@ -104,21 +102,3 @@ class ServiceTests(SynchronousTestCase):
     def test_stop_without_start(self) -> None:
         """Stopping a gateway that never started is no error."""
         self.stop(self.gateway())
-
-
-class ActiveIdentitiesTests(SynchronousTestCase):
-    """The gauge of identities seen lately."""
-
-    def test_window_and_bound(self) -> None:
-        """Those of the last window are counted, each once, and never more than the bound."""
-        now = [0.0]
-        seen = ActiveIdentities(lambda: now[0], window=10.0, max_tracked=3)
-        alice = Principal(id=api_key("alice").id, provider="api_key", name="alice")
-        seen.note(alice)
-        seen.note(alice)
-        self.assertEqual(len(seen.keys()), 1)
-        for number in range(9):
-            seen.note(Principal(id=str(number), provider="api_key", name="x"))
-        self.assertEqual(len(seen.keys()), 3)
-        now[0] = 11.0
-        self.assertEqual(len(seen.keys()), 0)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install the MCP software of others that the live tests drive: Python and TypeScript SDKs, and the
-# reference servers, below <repo>/.live (ignored by git); and, as root on Debian, npm and Redis. Run
-# again it only checks what is there.
+# Install the software of others that the live tests drive: Python and TypeScript SDKs, the reference
+# servers and an identity provider, below <repo>/.live (ignored by git); and, as root on Debian, npm
+# and Redis. Run again it only checks what is there.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 live="$root/.live"
@@ -49,7 +49,7 @@ install_node() { # NAME NODE_MAJOR PACKAGES
     wanted="$3"
     # Debian 12 has Node.js 18, so npm brings a newer one for the packages alone.
     node -e "process.exit(parseInt(process.versions.node) < $2 ? 1 : 0)" || wanted="$wanted node@22"
-    done_with "$1" "$wanted" && [ -d "$live/$1/node_modules/@modelcontextprotocol" ] && return
+    done_with "$1" "$wanted" && [ -d "$live/$1/node_modules" ] && return
     rm -rf "${live:?}/$1" "$live/$1.done"
     mkdir -p "$live/$1"
     printf '{"name": "live-tests", "private": true}\n' >"$live/$1/package.json"
@@ -67,4 +67,6 @@ if command -v npm >/dev/null; then
     install_node node 20 "$packages"
     # No tag names the newest alpha; the range takes it, and what is released after it.
     install_node conformance 22 '@modelcontextprotocol/conformance@^0.2.0-alpha'
+    # An identity provider that issues real tokens.
+    install_node provider 22 'oidc-provider@9'
 fi

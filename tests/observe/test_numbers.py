@@ -95,6 +95,16 @@ class MergeTests(SynchronousTestCase):
         builds = [number for (name, _), number in samples.items() if name == "mcp_guard_build_info"]
         self.assertEqual(builds, [1])
 
+    def test_most_and_least(self) -> None:
+        """Of some gauges the worker that is worst off counts, and one that has none does not."""
+        several = [make(), make(), make()]
+        for metrics, keys, age in zip(several, (3, 0), (5.0, 7.0), strict=False):
+            metrics.show("mcp_guard_jwks_keys", lambda keys=keys: keys)
+            metrics.show("mcp_guard_jwks_age_seconds", lambda age=age: age)
+        samples = together(*several)
+        self.assertEqual(value(samples, "mcp_guard_jwks_keys"), 0)
+        self.assertEqual(value(samples, "mcp_guard_jwks_age_seconds"), 7)
+
     def test_bound(self) -> None:
         """Different labels everywhere do not add up to more series than one process may have."""
         one, other = make(), make()

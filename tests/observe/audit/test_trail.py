@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mcpguard.config.settings import AuditSettings, RedactionRule, RotationSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
-from mcpguard.observe.events import EVENT_TYPES, REFUSAL_TYPES, SYSTEM_TYPES, Event, Recorder
+from mcpguard.observe.events import ALWAYS_WRITTEN, EVENT_TYPES, SYSTEM_TYPES, Event, Recorder
 from tests.observe.doubles import InlineWorker, Tally
 
 NOON = 1_795_348_800.0
@@ -94,7 +94,7 @@ class RecordTests(TrailCase):
             trail = self.make()
             trail.record(Event(event_type, NOON))
             at_once = self.path.stat().st_size > 0
-            self.assertEqual(at_once, event_type in REFUSAL_TYPES | SYSTEM_TYPES, event_type)
+            self.assertEqual(at_once, event_type in ALWAYS_WRITTEN | SYSTEM_TYPES, event_type)
             self.clock.advance(1)
             self.assertEqual(self.types(), [event_type])
             self.path.unlink()
@@ -121,7 +121,7 @@ class RecordTests(TrailCase):
         for event_type in sorted(EVENT_TYPES):
             trail.record(Event(event_type, NOON))
         self.clock.advance(1)
-        self.assertEqual(sorted(self.types()), sorted({"ToolCall", "AuditLost"} | REFUSAL_TYPES))
+        self.assertEqual(sorted(self.types()), sorted({"ToolCall"} | ALWAYS_WRITTEN))
 
     def test_disabled(self) -> None:
         """Disabled, nothing is opened, made or written."""
