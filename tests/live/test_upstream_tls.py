@@ -193,6 +193,8 @@ class UpstreamTlsTests(RawCase):
         self.assertEqual(server.client, self.client.certificate)
         self.assertEqual(server.asked_for, NAME.encode())
         self.assertIsNone(address.asked_for)
+        ends = await self.metric(gateway, "mcp_guard_certificate_expiry_timestamp_seconds")
+        self.assertGreater(ends, 5 * 1_700_000_000)
 
         new = self.clients.issue("gateway")
         new.write(self.directory, "own")
