@@ -26,7 +26,7 @@ MAX_CHECK_SECS = 600
 FEATURES = (
     *("api-keys", "tool-authorization", "list-filtering", "rate-limit", "audit", "metrics"),
     *("stdio", "streamable-http", "http-sse", "multi-server", "stateless-2026-07-28", "bridging"),
-    *("workers", "redis-rate-limit", "jwt", "mtls", "resource-metadata"),
+    *("workers", "redis-rate-limit", "tls", "jwt", "mtls", "resource-metadata"),
 )
 
 
@@ -283,14 +283,14 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     from twisted.internet import reactor
 
     from mcpguard.config.load import load
-    from mcpguard.foreground import Startable, begin_logging, run_service
+    from mcpguard.foreground import begin_logging, run_service
     from mcpguard.gateway import Gateway, settle_down, worker_count
     from mcpguard.summary import startup_summary
 
     settings = loaded.settings
     path = shared.path.absolute()
     begin_logging(sys.stderr, shared.verbosity)
-    gateway: Startable
+    gateway: Any
     workers = worker_count(settings)
     try:
         if workers == 1:
@@ -310,9 +310,9 @@ def run(shared: Common, host: str | None, port: int | None) -> None:
     except ConfigurationError as error:
         fail(f"Configuration is not valid: {shared.path}", *error.problems)
 
-    def announce(url: str) -> None:
+    def announce(_: str) -> None:
         # On stderr: with [audit] stdout, stdout holds JSON lines and nothing else.
-        say(startup_summary(settings, (url,), workers=workers, plain=plain(sys.stderr)))
+        say(startup_summary(settings, gateway.urls, workers=workers, plain=plain(sys.stderr)))
         settle_down()
 
     problem = run_service(gateway, reactor, announce, say)

@@ -8,6 +8,7 @@ from mcpguard.config.settings import (
     RateLimitSettings,
     SecretText,
     Settings,
+    TlsSettings,
     UpstreamSettings,
     shown,
 )
@@ -22,10 +23,12 @@ def startup_summary(
 ) -> str:
     """Tell what has been started, in how many processes that serve.
 
-    ``plain`` keeps to ASCII. Ends without a line end.
+    ``urls`` are those of the listeners, in their order. ``plain`` keeps to ASCII. Ends without a
+    line end.
     """
     lines = _box(f"MCP Guard v{__version__}", plain=plain)
-    rows = [("Server", url, True) for url in urls]
+    listeners = zip(urls, settings.server.every_listener, strict=False)
+    rows = [("Server", url + _security(one.tls), True) for url, one in listeners]
     if workers > 1:
         rows.append(("Workers", str(workers), True))
     if settings.admin is not None:
@@ -57,6 +60,14 @@ def _box(title: str, *, plain: bool) -> list[str]:
     if plain:
         return [title, ""]
     return [f"╭{'─' * width}╮", f"│  {title:<{width - 2}}│", f"╰{'─' * width}╯", ""]
+
+
+def _security(tls: TlsSettings | None) -> str:
+    if tls is None:
+        return ""
+    if tls.client_ca_path is None:
+        return " (TLS)"
+    return f" (TLS, client certificates {tls.client_auth})"
 
 
 def _authentication(settings: Settings) -> tuple[str, bool]:

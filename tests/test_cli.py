@@ -425,6 +425,7 @@ class RunTests(CommandTestCase):
         self.built: list[Settings] = []
         self.verbosity: list[int] = []
         self.problem = ""
+        self.urls = ("http://127.0.0.1:12345",)
 
         def build(settings: Settings, reactor: object) -> object:
             self.built.append(settings)
@@ -438,7 +439,7 @@ class RunTests(CommandTestCase):
         ) -> str:
             self.assertIs(service, self)
             if not self.problem:
-                announce("http://127.0.0.1:12345")
+                announce(self.urls[0])
             return self.problem
 
         self.settled: list[bool] = []

@@ -73,6 +73,7 @@ class GuardChannel(HTTPChannel, Connection):
         by being passed on.
         """
         self.transport, self.peer, self.connected = other.transport, other.peer, 1
+        self.certificate = other.certificate
         self._draining, self._last = other.draining, other.winding_down
         super().connectionMade()
         if other.congested:

@@ -5,14 +5,21 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.logger import Logger
+from zope.interface import implementer
 
 from mcpguard.front.addresses import address_of
+from mcpguard.front.client_certificates import certificate_of
+from mcpguard.front.relay import Addressed
 from mcpguard.policy.certificates import PeerCertificate
 
 if TYPE_CHECKING:
     from mcpguard.front.outlet import PacedOutlet
     from mcpguard.front.site import GuardSite
+
+
+_log = Logger()
 
 
 class Phase(Enum):
@@ -31,6 +38,7 @@ class Phase(Enum):
     """Nothing that arrives counts any more."""
 
 
+@implementer(IHandshakeListener)
 class Connection:
     """One entry in the registry of a `GuardSite`; the base of its channels."""
 
@@ -49,7 +57,7 @@ class Connection:
         self.phase = Phase.WAITING
         self.peer = ""
         self.certificate: PeerCertificate | None = None
-        """The client's, once the TLS handshake is over."""
+        """The client's, once the TLS handshake is over; it does not change any more."""
         self._due = site.reactor.seconds() + site.limits.head_secs
         self._congested_since: float | None = None
         self._draining = False
@@ -92,6 +100,20 @@ class Connection:
         self._guard.on_dropped(word)
         self.transport.abortConnection()
 
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`: called before any byte of a request."""
+        try:
+            self.certificate = certificate_of(self.transport)
+        except Exception:
+            # It has proved something, and nobody can say what.
+            _log.failure("a client's certificate cannot be read")
+            self.abort("bad_certificate")
+
+    def revoke(self, word: str) -> None:
+        """Drop the connection because its certificate is good no longer."""
+        if self.phase is not Phase.CLOSING:
+            self.abort(word)
+
     def wind_down(self) -> None:
         """Let the next answer be the last, or the present one."""
         self._last = True
@@ -109,7 +131,13 @@ class Connection:
             self.outlet.end_standing_stream()
 
     def check(self, now: float) -> None:
-        """Enforce what is due at ``now``: deadlines, stalled readers, keep-alive comments."""
+        """Enforce what is due at ``now``: deadlines, stalled readers, keep-alive comments.
+
+        A certificate that has expired meanwhile is none any more, whatever is under way.
+        """
+        held = self.certificate
+        if held is not None and held.not_after <= self._guard.wall():
+            self.revoke("certificate_expired")
         if self._congested_since is not None and self.phase is not Phase.CLOSING:
             if now - self._congested_since >= self._limits.stall_secs:
                 self.abort("slow_reader")
@@ -135,6 +163,8 @@ class Connection:
         self.peer = address_of(self.transport.getPeer())
         if self._over_tcp():
             self.transport.setTcpKeepAlive(True)
+        if isinstance(self.transport, Addressed):
+            self.certificate = certificate_of(self.transport)
         word = self._guard.admit(self)
         if word:
             self.abort(word)

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from mcpguard.front.head import Head
+from mcpguard.policy.certificates import PeerCertificate
 
 _MESSAGES = "/messages"
 _MAX_QUERY_FIELDS = 100
@@ -42,6 +43,8 @@ class Parcel:
     """Whether the descriptor is the client's connection itself, and no end of a `Relay`."""
     unread: bytes = field(repr=False)
     """What the client has sent of the request, and after it."""
+    certificate: PeerCertificate | None = None
+    """The client's, where TLS is spoken by the sender; never of a connection that moves itself."""
 
 
 class Colleagues(Protocol):

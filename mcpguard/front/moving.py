@@ -53,6 +53,9 @@ class HandoverBounds:
 class Movable(Relayed, Protocol):
     """A client's connection in the hands of its channel."""
 
+    certificate: PeerCertificate | None
+    """The client's."""
+
     def moved(self) -> None:
         """It is another process's now: nothing of it is left here."""
         ...
@@ -209,7 +212,8 @@ class Handover:
 
         The descriptor is taken.
         """
-        arrival = Arrival(factory, None if parcel.direct else (parcel.peer, parcel.host))
+        behind = None if parcel.direct else (parcel.peer, parcel.host, parcel.certificate)
+        arrival = Arrival(factory, behind)
         try:
             with socket.socket(fileno=descriptor) as sent:
                 if sent.type != socket.SOCK_STREAM:
@@ -307,7 +311,7 @@ class Move:
             return
         direct = direct and not isinstance(transport, Addressed)
         peer, host = _pair_of(transport.getPeer()), _pair_of(transport.getHost())
-        self._parcel = Parcel(peer, host, direct, self._unread)
+        self._parcel = Parcel(peer, host, direct, self._unread, self._channel.certificate)
         self._sending = self._handover.colleagues.send(self._owner, self._parcel, descriptor)
         self._sending.addCallbacks(self._sent, lambda failure: failure.trap(CancelledError))
         self._sending.addErrback(self._failed)

@@ -11,8 +11,12 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mcpguard.policy.certificates import PeerCertificate
+
 Place = tuple[str, int]
 """Host and port."""
+Behind = tuple[Place, Place, PeerCertificate | None]
+"""The client's address, ours, and the client's certificate."""
 
 
 class Relayed(Protocol):
@@ -105,12 +109,16 @@ class _Source:
 
 
 class Addressed(ProtocolWrapper):
-    """The far end of a relay, with the addresses of the connection behind it."""
+    """The far end of a relay, with what is known of the connection behind it."""
 
-    def __init__(self, inner: Any, peer: Place, host: Place) -> None:
+    def __init__(
+        self, inner: Any, peer: Place, host: Place, certificate: PeerCertificate | None
+    ) -> None:
         super().__init__(WrappingFactory(Factory()), inner)
         self._peer = _address_of(peer)
         self._host = _address_of(host)
+        self.certificate = certificate
+        """The client's, verified where its TLS is spoken."""
 
     def getPeer(self) -> Any:
         """The client's address."""
@@ -124,21 +132,22 @@ class Addressed(ProtocolWrapper):
 class Arrival(Factory):
     """Builds the protocol of one connection that was sent here.
 
-    ``places`` are the addresses of the client and the listener where the socket does not know.
+    ``behind`` is what the socket of a relay does not know: the addresses of the client and the
+    listener, and the client's certificate.
     """
 
-    def __init__(self, factory: Any, places: tuple[Place, Place] | None) -> None:
+    def __init__(self, factory: Any, behind: Behind | None) -> None:
         self._factory = factory
-        self._places = places
+        self._behind = behind
         self.inner: Any = None
         """The one that serves the client."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """See `IProtocolFactory`."""
         inner = self.inner = self._factory.buildProtocol(addr)
-        if inner is None or self._places is None:
+        if inner is None or self._behind is None:
             return inner
-        return Addressed(inner, *self._places)
+        return Addressed(inner, *self._behind)
 
 
 class Once(Factory):

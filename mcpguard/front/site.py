@@ -22,6 +22,7 @@ from mcpguard.front.fast_outlet import HeadLines
 from mcpguard.front.moving import Handover
 from mcpguard.front.request import GuardRequest
 from mcpguard.policy.addresses import address_block
+from mcpguard.policy.certificates import PeerCertificate
 
 _log = Logger()
 
@@ -35,6 +36,9 @@ DROP_WORDS = frozenset(
         "too_many_from_address",
         "draining",
         "drain_limit",
+        "certificate_expired",
+        "certificate_revoked",
+        "bad_certificate",
         "failed",
     }
 )
@@ -204,6 +208,17 @@ class GuardSite(Site):
             if self.answers.fits(0):
                 return
             channel.drop_answer()
+
+    def cut(self, judge: Callable[[PeerCertificate], bool], word: str) -> int:
+        """Drop every connection whose client's certificate ``judge`` says yes to; how many."""
+        found = [
+            channel
+            for channel in self._channels
+            if channel.certificate is not None and judge(channel.certificate)
+        ]
+        for channel in found:
+            channel.revoke(word)
+        return len(found)
 
     def wind_down(self) -> None:
         """Serve every connection's next request, as its last; idle ones stay open for it.

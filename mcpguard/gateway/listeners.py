@@ -21,7 +21,8 @@ ANSWER_BYTES_TOTAL = 268_435_456
 class Sockets:
     """Listening sockets of another process, as descriptors of this one."""
 
-    clients: int
+    clients: tuple[int, ...]
+    """In the order of `ServerSettings.every_listener`."""
     admin: int | None
     turns: Callable[[IListeningPort, Callable[[], int]], Turns]
     """When a worker accepts, given the number of its connections."""

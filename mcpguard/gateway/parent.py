@@ -19,8 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mcpguard.config.load import Loaded
-from mcpguard.config.settings import Secret, Settings
+from mcpguard.config.settings import ListenerSettings, Secret, Settings
 from mcpguard.errors import ConfigurationError
+from mcpguard.gateway.client_listeners import url_of
 from mcpguard.gateway.limits import serve_limits
 from mcpguard.gateway.listeners import open_socket
 from mcpguard.gateway.observers import ParentObservers
@@ -116,7 +117,8 @@ class WorkerParent(Service):
         """Open the audit file and the listening sockets; raises when either cannot be had."""
         self.observers.open()
         server, admin = self.settings.server, self.settings.admin
-        self._sockets.append(open_socket(server.host, server.port))
+        for one in server.every_listener:
+            self._sockets.append(open_socket(one.host, one.port))
         if admin is not None:
             self._sockets.append(open_socket(admin.host, admin.port))
 
@@ -148,14 +150,23 @@ class WorkerParent(Service):
             await self.stopService()
             self.started.errback(StartError(problems[0]))
             return
-        log.info("listening on {url}, {workers} workers", url=self.url, workers=self.pool.count)
+        urls = ", ".join(self.urls)
+        log.info("listening on {url}, {workers} workers", url=urls, workers=self.pool.count)
         self.started.callback(self.url)
 
     @property
     def url(self) -> str:
-        """Where clients reach the listener (the port is the one the system gave)."""
-        host, port = self.settings.server.host, self._sockets[0].getsockname()[1]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        """Where clients reach the listener of ``[server]`` (the port is the one it got)."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where clients reach every listener."""
+        listeners = self.settings.server.every_listener
+        return tuple(
+            url_of(one, opened.getsockname()[1])
+            for one, opened in zip(listeners, self._sockets, strict=False)
+        )
 
     def _shared(self, settings: Settings) -> Settings:
         """What the workers get: with one key for all of them in any case."""
@@ -332,12 +343,24 @@ def without_restart(old: Settings, new: Settings) -> tuple[Settings, tuple[str, 
         for key in ("host", "port", "workers")
         if getattr(old.server, key) != getattr(new.server, key)
     ]
+    listeners = new.server.listeners
+    if _places(old.server.listeners) != _places(listeners):
+        fixed.append("server.listeners")
+        listeners = old.server.listeners
     if old.admin != new.admin:
         fixed.append("admin")
     server = evolve(
-        new.server, host=old.server.host, port=old.server.port, workers=old.server.workers
+        new.server,
+        host=old.server.host,
+        port=old.server.port,
+        workers=old.server.workers,
+        listeners=listeners,
     )
     return evolve(new, server=server, admin=old.admin), tuple(fixed)
+
+
+def _places(listeners: tuple[ListenerSettings, ...]) -> list[tuple[str, int]]:
+    return [(one.host, one.port) for one in listeners]
 
 
 def _pass_to(result: Any, done: Deferred[Any]) -> Any:

@@ -14,13 +14,14 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from mcpguard import __version__
-from mcpguard.config.settings import ListenerSettings, Settings
+from mcpguard.config.settings import Settings
 from mcpguard.front.cors import Cors
 from mcpguard.front.pages import LateRoutes, PageAccess, Vitals
 from mcpguard.front.site import GuardSite
 from mcpguard.gateway.active_identities import ActiveIdentities
+from mcpguard.gateway.client_listeners import ClientListeners
 from mcpguard.gateway.corridor import corridor_for
-from mcpguard.gateway.identities import identities_for, public_listener
+from mcpguard.gateway.identities import identities_for
 from mcpguard.gateway.ids import RandomIds
 from mcpguard.gateway.issuer import issuer_of
 from mcpguard.gateway.limits import Limiting
@@ -32,7 +33,6 @@ from mcpguard.gateway.outward_tls import EXPIRY, OutwardTls
 from mcpguard.gateway.routing import client_routes, operator_routes
 from mcpguard.gateway.serving import fresh_token, served, tool_schemas
 from mcpguard.gateway.upstreams import build_upstream
-from mcpguard.identity.resources import PublicListener
 from mcpguard.observe.audit.thread import WorkerThread
 from mcpguard.observe.audit.trail import AUDIT_BOUNDS, AuditTrail
 from mcpguard.observe.events import Event
@@ -40,7 +40,6 @@ from mcpguard.observe.logs import bridge_stdlib
 from mcpguard.observe.metrics import CONTENT_TYPE, Metrics
 from mcpguard.ops.workers.control import Control
 from mcpguard.ops.workers.gathering import GATHERING_BOUNDS, Reporting
-from mcpguard.ops.workers.tally import Turns
 from mcpguard.policy.origins import is_loopback
 from mcpguard.upstream.directory import UpstreamDirectory
 
@@ -85,10 +84,7 @@ class Gateway(Service):
         self._sockets = sockets
         self.started: Deferred[str] = Deferred()
         self._reactor = reactor
-        self._ports: list[IListeningPort] = []
-        self._public: list[PublicListener] = []
-        """What is, or was, listened on for clients."""
-        self._turns: Turns | None = None
+        self._operator_port: IListeningPort | None = None
         self._sweeper: LoopingCall | None = None
         self._unbridge: Callable[[], None] = lambda: None
         wall = time.time
@@ -112,6 +108,16 @@ class Gateway(Service):
             stdout=stdout,
             bounds=AUDIT_BOUNDS,
             relay=None if control is None else relay_to(control, settings.audit, reactor),
+        )
+        self.listeners = ClientListeners(
+            server,
+            reactor,
+            wall,
+            self.metrics,
+            self.audit,
+            # What has ended since the file was read may not keep a worker from coming back.
+            strict=seat is None,
+            warns=seat is None or seat.number == 1,
         )
         self._reporting = (
             None if control is None else Reporting(control, self.metrics, GATHERING_BOUNDS)
@@ -154,7 +160,12 @@ class Gateway(Service):
         ]
         self.directory = UpstreamDirectory(list(zip(settings.upstreams, self.served, strict=True)))
         identities = identities_for(
-            settings.auth, self.directory, lambda: self._public, wall, keys=self._issuer.keys
+            settings.auth,
+            self.directory,
+            lambda: self.listeners.public,
+            wall,
+            revoked=self.listeners.revoked,
+            keys=self._issuer.keys,
         )
         self.pipeline = corridor_for(
             server=server,
@@ -187,7 +198,7 @@ class Gateway(Service):
         )
         if settings.admin is not None:
             access = PageAccess.ABSENT
-        elif is_loopback(server.host):
+        elif all(is_loopback(one.host) for one in server.every_listener):
             access = PageAccess.OPEN
         else:
             access = PageAccess.AUTHENTICATED
@@ -231,30 +242,22 @@ class Gateway(Service):
 
     def listen(self) -> None:
         """Accept connections from now on."""
-        server, admin = self.settings.server, self.settings.admin
+        admin = self.settings.admin
         if self._neighbours is not None:
             self._neighbours.start()
-        if self._sockets is not None:
-            port = adopt(self._reactor, self._sockets.clients, self._site)
-            self._ports.append(port)
-            self._bound(server.every_listener[0], port)
-            self._turns = self._sockets.turns(port, lambda: self._site.connections)
-            self._turns.begin()
-            if self._sockets.admin is not None and self._operator_site is not None:
-                admin_port = adopt(self._reactor, self._sockets.admin, self._operator_site)
-                self._ports.append(admin_port)
+        self.listeners.open(self._site, self.pipeline.callers, self._sockets)
+        if admin is None or self._operator_site is None:
             return
-        port = self._reactor.listenTCP(server.port, self._site, backlog=1024, interface=server.host)
-        self._ports.append(port)
-        self._bound(server.every_listener[0], port)
-        if admin is not None and self._operator_site is not None:
-            self._ports.append(
-                self._reactor.listenTCP(admin.port, self._operator_site, interface=admin.host)
+        if self._sockets is None:
+            self._operator_port = self._reactor.listenTCP(
+                admin.port, self._operator_site, interface=admin.host
             )
+        elif self._sockets.admin is not None:
+            self._operator_port = adopt(self._reactor, self._sockets.admin, self._operator_site)
 
     def startService(self) -> None:
         """Start the upstreams and begin to serve."""
-        if not self._ports:
+        if not self.listeners.listening:
             # twistd has bound them already; `mcp-guard run` comes straight here.
             try:
                 self.privilegedStartService()
@@ -264,7 +267,7 @@ class Gateway(Service):
         self.begin()
         self._listen_for_signals()
         self._system_event("GatewayStarted")
-        log.info("listening on {url}", url=self.url)
+        log.info("listening on {url}", url=", ".join(self.urls))
         self.started.callback(self.url)
 
     def begin(self) -> None:
@@ -273,6 +276,7 @@ class Gateway(Service):
         if self._reporting is not None:
             self._reporting.begin()
         self.limiting.start()
+        self.listeners.start()
         # Libraries that log by the standard library would otherwise be heard by nobody.
         self._unbridge = bridge_stdlib(logging.WARNING)
         self.outward_tls.start()
@@ -285,15 +289,13 @@ class Gateway(Service):
 
     @property
     def url(self) -> str:
-        """Where clients reach the listener (the port is the one the system gave)."""
-        host = self.settings.server.host
-        port = self._ports[0].getHost().port  # type: ignore[attr-defined]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        """Where clients reach the listener of ``[server]`` (the port is the one it got)."""
+        return self.urls[0]
 
-    def _bound(self, one: ListenerSettings, port: IListeningPort) -> None:
-        """Clients are served on this port from now on; the system may have chosen it."""
-        number = port.getHost().port  # type: ignore[attr-defined]
-        self._public.append(public_listener(one, number, self.settings.server.public_url))
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where clients reach every listener."""
+        return self.listeners.urls
 
     def _listen_for_signals(self) -> None:
         # Only the main thread of a real process may; tests run the service without signals.
@@ -321,13 +323,11 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._turns is not None:
-            self._turns.end()
+        self.listeners.leave_turns()
         if self._neighbours is not None:
             self._neighbours.retire()
         if self.lull_secs > 0.0:
-            await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
-            self._ports.clear()
+            await self._close_ports()
             self._site.wind_down()
             await deferLater(self._reactor, self.lull_secs)
         if self._neighbours is not None:
@@ -335,11 +335,12 @@ class Gateway(Service):
         self.pipeline.drain()
         if self._sweeper is not None and self._sweeper.running:
             self._sweeper.stop()
-        await DeferredList([maybeDeferred(port.stopListening) for port in self._ports])
+        await self._close_ports()
         drains = [self._site.drain(self.drain_secs)]
         if self._operator_site is not None:
             drains.append(self._operator_site.drain(1.0))
         await DeferredList(drains)
+        self.listeners.stop()
         # With a key of their own the sessions go on in the gateway's next life.
         await self.pipeline.end_sessions(keep=self.keep_sessions)
         await self.pipeline.bare.pool.end_all()
@@ -353,6 +354,12 @@ class Gateway(Service):
         if self._reporting is not None:
             await self._reporting.end()
         self._unbridge()
+
+    async def _close_ports(self) -> None:
+        port, self._operator_port = self._operator_port, None
+        await self.listeners.close()
+        if port is not None:
+            await maybeDeferred(port.stopListening)
 
     # -- what the pages show ---------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from mcpguard.observe.logs import JsonObserver
 from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import CHANNEL_BOUNDS, Channel
 from mcpguard.ops.workers.control import ControlFailed
-from mcpguard.ops.workers.process import ADMIN_FD, CLIENTS_FD, CONTROL_FD
+from mcpguard.ops.workers.process import CONTROL_FD, listening_descriptors
 from mcpguard.ops.workers.tally import TALLY, Tally, Turns
 
 log = Logger()
@@ -115,11 +115,11 @@ class Worker:
                 port, self.reactor, tally, number, connections, TURN_SECS, ACCEPTED_AT_ONCE
             )
 
-        admin = None if assignment.settings.admin is None else ADMIN_FD
+        clients, admin = listening_descriptors(assignment.settings)
         gateway = Gateway(
             assignment.settings,
             self.reactor,
-            sockets=Sockets(CLIENTS_FD, admin, turns),
+            sockets=Sockets(clients, admin, turns),
             control=self.control,
             seat=Seat(assignment.number, assignment.workers, assignment.directory),
         )

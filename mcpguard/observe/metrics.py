@@ -73,6 +73,12 @@ FURTHER: Mapping[str, Declared] = {
     "mcp_guard_jwks_age_seconds": Declared(
         "gauge", "Time since the identity provider last gave its keys.", merge="most"
     ),
+    "mcp_guard_tls_handshakes_total": Declared(
+        "counter", "TLS handshakes of clients, by how they ended.", ("result",)
+    ),
+    "mcp_guard_certificate_rotations_total": Declared(
+        "counter", "Changed certificate files that were taken up, or not.", ("result",)
+    ),
     "mcp_guard_certificate_expiry_timestamp_seconds": Declared(
         "gauge",
         "When the first certificate or revocation list of a listener ends.",

@@ -128,6 +128,25 @@ class Callers:
         self.books.meter.auth("none", "failure")
         raise refused
 
+    def may_attempt(self, peer: str) -> Grant | Deferred[Grant]:
+        """Whether an address may try to sign in: too many failures of late, and it may not.
+
+        For attempts that are made before there is a request: in a TLS handshake. Raises, or
+        errbacks with, Refused where that cannot be told.
+        """
+        return self.limiter.peek(attempts_of(peer), self.failed_rate)
+
+    def attempt_failed(self, peer: str) -> Grant | Deferred[Grant]:
+        """Charge an address for one that has failed; may raise or errback as above."""
+        return self.limiter.take(attempts_of(peer), self.failed_rate)
+
+    def may_be_told(self, what: str, peer: str) -> Grant | Deferred[Grant]:
+        """Whether one more fault of an address is worth a line; at the rate of failed attempts.
+
+        May raise or errback as above.
+        """
+        return self.limiter.take(f"{what}\0{_block(peer)}", self.failed_rate)
+
     def charge(self, trip: Trip, principal: Principal) -> Coroutine[Any, Any, None] | None:
         """Charge a request to its caller's own limit; raises Refused."""
         self.seen(principal)
@@ -199,7 +218,11 @@ class Callers:
 
 def attempts_of(peer: str) -> str:
     """The bucket of an address's failed attempts."""
-    return "failed\0" + (address_block(peer) if ":" in peer else peer)
+    return f"failed\0{_block(peer)}"
+
+
+def _block(peer: str) -> str:
+    return address_block(peer) if ":" in peer else peer
 
 
 def _per_minute(limits: RateLimitSettings) -> Rate:

@@ -33,9 +33,14 @@ class Watch:
     _latest: Signature = field(init=False, default=())
     _loop: LoopingCall | None = field(init=False, default=None)
 
-    def start(self) -> None:
-        """Look from now on; what is there now is known."""
+    def note(self) -> None:
+        """Take what is there now as known. Before it is read: what changes then is noticed."""
         self._seen = self._latest = self._look()
+
+    def start(self) -> None:
+        """Look from now on; what is there now is known, unless `note` was called before."""
+        if not self._seen:
+            self.note()
         self._loop = LoopingCall(self.look)
         self._loop.clock = self.clock
         self._loop.start(self.every_secs, now=False)

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mcpguard.config.settings import Settings
 from mcpguard.ops.workers.assignment import Assignment
 from mcpguard.ops.workers.channel import Channel, ChannelBounds
 from mcpguard.ops.workers.control import Peer
@@ -23,8 +24,8 @@ from mcpguard.ops.workers.place import Generation
 
 log = Logger()
 
-CONTROL_FD, CLIENTS_FD, ADMIN_FD = 3, 4, 5
-"""Where a worker finds its channel and the listening sockets."""
+CONTROL_FD, LISTENING_FD = 3, 4
+"""Where a worker finds its channel and the first of the listening sockets."""
 
 PYTHONPATH = "PYTHONPATH"
 MAX_PROBLEM = 500
@@ -60,6 +61,12 @@ def command(log_level: str) -> list[str]:
     return [sys.executable, "-P", "-m", "mcpguard", "worker", "--log-level", log_level]
 
 
+def listening_descriptors(settings: Settings) -> tuple[tuple[int, ...], int | None]:
+    """Where a worker finds the sockets of its settings: those for clients, and the operator's."""
+    after = LISTENING_FD + len(settings.server.every_listener)
+    return tuple(range(LISTENING_FD, after)), None if settings.admin is None else after
+
+
 def environment(environ: Mapping[str, str], path: list[str]) -> dict[str, str]:
     """A worker's variables: the parent's, and its module path, so that both import the same."""
     entries = [os.path.abspath(entry) for entry in path]
@@ -70,8 +77,8 @@ def environment(environ: Mapping[str, str], path: list[str]) -> dict[str, str]:
 class WorkerProcess(ProcessProtocol):
     """Implements `place.Worker`.
 
-    ``listening`` are the descriptors of the listening sockets, that of clients first. ``on_came``
-    is told of the peer before the worker can ask anything.
+    ``listening`` are the descriptors of the listening sockets, those for clients first, in the
+    order of the settings. ``on_came`` is told of the peer before the worker can ask anything.
     """
 
     reactor: Any

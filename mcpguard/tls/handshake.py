@@ -1,0 +1,166 @@
+"""TLS on a client's connection, and what becomes of its handshake."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+from cryptography import x509
+from OpenSSL.crypto import X509
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from mcpguard.tls.words import SUCCESS, word_of_error, word_of_number
+
+_MAX_SUBJECT = 200
+
+
+@frozen
+class Presented:
+    """A certificate that was refused; nothing in it is true."""
+
+    subject: str
+    serial: str
+    """Hexadecimal."""
+    depth: int
+    """0 for the client's own, more for one of its chain."""
+
+
+@frozen
+class Ended:
+    """How one handshake ended."""
+
+    peer: str
+    word: str
+    """One of `words.WORDS`."""
+    presented: Presented | None = None
+    """Where a certificate was refused."""
+
+
+@frozen
+class Doorkeeping:
+    """Who may begin a handshake on a listener, and who hears of its end.
+
+    Args:
+        peer_of: a transport's address in words.
+        admits: given that address, "" or the word why its handshake does not even begin.
+        on_ended: told of each handshake once.
+        handshake_secs: the longest that whoever serves the connection waits for it.
+    """
+
+    peer_of: Callable[[Any], str]
+    admits: Callable[[str], "str | Deferred[str]"]
+    on_ended: Callable[[Ended], None]
+    handshake_secs: float
+
+
+class GuardTls(TLSMemoryBIOProtocol):
+    """The TLS of one client's connection.
+
+    Whoever serves the connection has it first and may drop it, so that its bounds hold before a
+    handshake costs anything. Some names here are Twisted's private ones, which it has no public
+    ones for: when a handshake is over, and with which error.
+    """
+
+    factory: "GuardTlsFactory"
+    _told = False
+    _began = 0.0
+    _peer = ""
+    _refusal: tuple[str, int, X509] | None = None
+    _word = ""
+
+    def makeConnection(self, transport: Any) -> None:
+        """Begin, unless the connection is dropped or its address may not."""
+        keeping = self.factory.keeping
+        self._began = self.factory.clock.seconds()
+        self._peer = keeping.peer_of(transport)
+        super().makeConnection(transport)
+        if self._aborted:
+            # By whoever would have served it, who has counted it.
+            self._told = True
+            return
+        admitted = keeping.admits(self._peer)
+        if isinstance(admitted, Deferred):
+            # Nothing of a handshake is read before it is known.
+            transport.pauseProducing()
+            admitted.addCallback(self._decided, transport)
+        elif admitted:
+            self._turn_away(admitted)
+
+    def _decided(self, word: str, transport: Any) -> None:
+        if self._aborted or not self.connected:
+            return
+        if word:
+            self._turn_away(word)
+        else:
+            transport.resumeProducing()
+
+    def _turn_away(self, word: str) -> None:
+        self._tell(word)
+        self.abortConnection()
+
+    def certificate_refused(self, number: int, depth: int, certificate: X509) -> None:
+        """OpenSSL refuses the client's certificate; see `context.Refusing`."""
+        if self._refusal is None:
+            self._refusal = word_of_number(number), depth, certificate
+
+    def _checkHandshakeStatus(self) -> None:
+        super()._checkHandshakeStatus()
+        if self._handshakeDone:
+            self._tell(SUCCESS)
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if not self._told and reason is not None:
+            self._fail(reason)
+        super()._tlsShutdownFinished(reason)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over, perhaps before its handshake was."""
+        waited = self.factory.clock.seconds() - self._began
+        late = bool(self.disconnecting) and waited >= self.factory.keeping.handshake_secs
+        self._tell("timeout" if late else "abandoned")
+        super().connectionLost(reason)
+
+    def _fail(self, reason: Failure) -> None:
+        if self._refusal is None:
+            self._tell(word_of_error(reason.value))
+            return
+        word, depth, certificate = self._refusal
+        self._refusal = None
+        self._tell(word, presented(certificate, depth))
+
+    def _tell(self, word: str, shown: Presented | None = None) -> None:
+        if not self._told:
+            self._told = True
+            self.factory.keeping.on_ended(Ended(self._peer, word, shown))
+
+
+class GuardTlsFactory(TLSMemoryBIOFactory):
+    """Wraps what a listener serves in TLS, without a buffer: an answer is one write."""
+
+    noisy = False
+    protocol = GuardTls
+
+    def __init__(
+        self,
+        creator: IOpenSSLServerConnectionCreator,
+        wrapped: Any,
+        clock: IReactorTime,
+        keeping: Doorkeeping,
+    ) -> None:
+        super().__init__(creator, False, wrapped, clock)
+        self.clock = clock
+        self.keeping = keeping
+
+
+def presented(certificate: X509, depth: int) -> Presented:
+    """Who a refused certificate names, cut short and printable."""
+    try:
+        parsed: x509.Certificate = certificate.to_cryptography()
+        subject, serial = parsed.subject.rfc4514_string(), f"{parsed.serial_number:x}"
+    except ValueError:
+        subject, serial = "not readable", ""
+    printable = "".join(c if c.isprintable() else "?" for c in subject[:_MAX_SUBJECT])
+    return Presented(printable, serial[:64], depth)

@@ -1,0 +1,135 @@
+"""The TLS of one listener: each new handshake has the files as they are now."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attrs import define, field, frozen
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from mcpguard.config.settings import TlsSettings
+from mcpguard.errors import ConfigurationError
+from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.tls.context import context_for
+from mcpguard.tls.material import Material, MaterialBounds, load_material, outlook
+from mcpguard.tls.watch import Watch
+
+log = Logger()
+
+KINDS = ("server", "client_ca", "client_crl")
+
+
+@frozen
+class Rotation:
+    """Files of a listener were read again."""
+
+    listener: str
+    problems: tuple[str, ...]
+    """Why they are not used; empty: they are."""
+    changed: tuple[str, ...] = ()
+    """What is another one now: of `KINDS`."""
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@define(eq=False)
+class ServerTls:
+    """Gives every new handshake the current context; open connections keep theirs.
+
+    Making one reads the files, and raises `ConfigurationError` when they cannot be used. Later
+    a change is read whole and checked; what cannot be used changes nothing.
+
+    Args:
+        listener: what it is called in log, audit and metrics.
+        where: the key of ``settings``, for messages.
+        wall: Unix seconds.
+        every_secs: how often the files are looked at.
+        strict: whether those at the start are judged as later ones are; else it is enough that
+            OpenSSL takes them, which refuses clients by what has ended.
+        on_rotation: told of each change, after it is in force if it is good.
+    """
+
+    listener: str
+    where: str
+    settings: TlsSettings
+    clock: IReactorTime
+    wall: Callable[[], float]
+    bounds: MaterialBounds
+    every_secs: float
+    strict: bool
+    on_rotation: Callable[[Rotation], None]
+    material: Material = field(init=False)
+    _context: SSL.Context = field(init=False)
+    _watch: Watch = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._watch = Watch(self.clock, self.paths, self.every_secs, self.reload)
+        self._watch.note()
+        self.material, self._context = self._read(self.strict)
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Every file."""
+        one = self.settings
+        found = (one.cert_path, one.key_path, one.client_ca_path, one.client_crl_path)
+        return [path for path in found if path is not None]
+
+    def start(self) -> None:
+        """Watch the files from now on."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Watch them no more."""
+        self._watch.stop()
+
+    def reload(self) -> None:
+        """Read the files again, and use them from the next handshake on if they are good."""
+        before = self.material
+        try:
+            self.material, self._context = self._read(True)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                log.error(
+                    "the changed certificates of {listener} are not used: {problem}",
+                    listener=self.listener,
+                    problem=problem,
+                )
+            self.on_rotation(Rotation(self.listener, error.problems))
+        else:
+            changed = _changed(before, self.material)
+            if changed:
+                what = ", ".join(changed)
+                log.info("{listener} has a new {what}", listener=self.listener, what=what)
+                self.on_rotation(Rotation(self.listener, (), changed))
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `IOpenSSLServerConnectionCreator`."""
+        return SSL.Connection(self._context, None)
+
+    def revoked(self, certificate: PeerCertificate) -> bool:
+        """Whether a client's certificate, or a CA in its chain, is on the current lists."""
+        lists = self.material.revoked
+        if not lists:
+            return False
+        named = ((certificate.issuer, certificate.serial), *certificate.authorities)
+        return any(serial in lists.get(issuer, ()) for issuer, serial in named)
+
+    def outlook(self) -> tuple[Sequence[str], Sequence[str]]:
+        """What is wrong by now with what is in use, and what will be soon."""
+        return outlook(self.material, self.settings, self.where, self.wall())
+
+    def _read(self, strict: bool) -> tuple[Material, SSL.Context]:
+        material = load_material(self.settings, self.where, self.bounds, self.wall(), strict=strict)
+        return material, context_for(material, self.settings, self.where)
+
+
+def _changed(old: Material, new: Material) -> tuple[str, ...]:
+    """A file may have been written again as it was."""
+    same = (
+        old.chain == new.chain,
+        old.authorities == new.authorities,
+        old.crls == new.crls,
+    )
+    return tuple(kind for kind, is_same in zip(KINDS, same, strict=True) if not is_same)
