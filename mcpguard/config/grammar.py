@@ -359,4 +359,7 @@ def jwt_secret(text: str) -> str:
     """A key for HMAC (RFC 7518 section 3.2): no shorter than SHA-256."""
     if len(text.encode()) < 32:
         raise ValueError("shorter than 32 bytes")
+    if text.lstrip().startswith("-----BEGIN"):
+        # Whoever has a public key could make tokens with it.
+        raise ValueError('a key or certificate in PEM; public keys are for mode = "jwks"')
     return text

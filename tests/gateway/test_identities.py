@@ -12,6 +12,7 @@ from mcpguard.config.settings import (
     JwtSettings,
     ListenerSettings,
     MtlsSettings,
+    Secret,
     TlsSettings,
     UpstreamSettings,
 )
@@ -23,12 +24,14 @@ from mcpguard.identity.resources import PublicListener
 from mcpguard.policy.jwks import KeySet
 from mcpguard.policy.principal import Principal
 from mcpguard.upstream.directory import UpstreamDirectory
+from tests import tokens
 from tests.identity.certificates import NOW, PROXY, certificate, facts, pem_header, request
 from tests.pipeline.rig import MemoryUpstream, api_key
 from tests.pki import Authority
 
 KNOWN = "/.well-known/oauth-protected-resource"
 ISSUER = JwtSettings("jwks", "https://login.example.com/", ("a",), jwks_url="https://k")
+SIMPLE = JwtSettings("simple", tokens.ISSUER, ("a",), secret=Secret(tokens.SECRET.decode()))
 KEYS = FixedKeys(KeySet(()))
 LISTENERS = (PublicListener(3000, "https://h", False),)
 
@@ -48,6 +51,12 @@ def identities(**auth: Any) -> Identities:
     return identities_for(
         AuthSettings(**auth), directory(), lambda: LISTENERS, lambda: NOW, keys=KEYS
     )
+
+
+def token_of(**claims: Any) -> str:
+    """A token of alice that is good now but for these claims."""
+    usual = {"aud": "a", "iat": NOW - 9, "exp": NOW + 9}
+    return tokens.shared(tokens.good(**{**usual, **claims}))
 
 
 class ChainTests(SynchronousTestCase):
@@ -98,6 +107,46 @@ class ChainTests(SynchronousTestCase):
         assert isinstance(principal, Principal)
         self.assertEqual(principal.key, "mtls:carol")
         self.assertIs(self.refusal(found, request(headers), now).reason, Reason.NO_CREDENTIALS)
+
+    def test_key_then_token(self) -> None:
+        """What is no key is looked at as a token; both sorts keep their names apart."""
+        found = identities(api_keys=(api_key("alice"),), jwt=SIMPLE)
+        for token, key in (("mcp_alice", "api_key:alice"), (token_of(), "jwt:alice")):
+            headers = {"authorization": (f"Bearer {token}",)}
+            principal = found.chain.authenticate(request(headers), NOW)
+            assert isinstance(principal, Principal)
+            self.assertEqual(principal.key, key)
+        late = {"authorization": (f"Bearer {token_of(exp=NOW)}",)}
+        refusal = self.refusal(found, request(late))
+        self.assertIs(refusal.reason, Reason.EXPIRED_CREDENTIALS)
+        self.assertIn("jwt: expired", refusal.detail)
+        self.assertIn('error="invalid_token"', refusal.headers[0][1])
+
+    def test_bound_token(self) -> None:
+        """The certificate of the connection is the one that a token's binding is held to."""
+        found = identities(jwt=SIMPLE)
+        mine, other = certificate(), certificate(thumbprint="other")
+        headers = {
+            "authorization": (f"Bearer {token_of(cnf={'x5t#S256': mine.thumbprint})}",),
+        }
+        principal = found.chain.authenticate(request(headers, shown=mine), NOW)
+        assert isinstance(principal, Principal)
+        self.assertEqual(principal.key, "jwt:alice")
+        for shown in (other, None):
+            refusal = self.refusal(found, request(headers, shown=shown))
+            self.assertIs(refusal.reason, Reason.BAD_CREDENTIALS)
+
+    def test_token_of_one_endpoint(self) -> None:
+        """The URLs of the gateway's own endpoints are what tokens are held to."""
+        audience = "https://h/mcp/fs"
+        found = identities(jwt=evolve(SIMPLE, audience=("a", audience)))
+        headers = {"authorization": (f"Bearer {token_of(aud=audience)}",)}
+        for path, good in (("/mcp/fs", True), ("/mcp/fs/sse", True), ("/mcp/web", False)):
+            incoming = replace(request(headers), path=path)
+            if good:
+                self.assertIsInstance(found.chain.authenticate(incoming, NOW), Principal)
+            else:
+                self.assertIn("resource", self.refusal(found, incoming).detail)
 
     def test_challenge(self) -> None:
         """Refused clients are told where to sign in, if they are signed in anywhere."""

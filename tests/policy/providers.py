@@ -132,7 +132,6 @@ COGNITO = Provider(
         audiences=frozenset({"1h57kf5cpq17m0eml12EXAMPLE"}),
         algorithms=_RS256,
         audience_claim="client_id",
-        required_claims=("token_use",),
     ),
     "b1f2c3d4-1234-4abc-9def-0123456789ab",
     frozenset({"aws.cognito.signin.user.admin", "mcp/read"}),

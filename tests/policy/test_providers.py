@@ -1,8 +1,13 @@
 """Tests of tokens in the shapes that identity providers give them."""
 
+import re
+from pathlib import Path
+
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.config.load import loads
+from mcpguard.identity.jwt import rules_of
 from mcpguard.policy.jwks import parse_jwks
 from mcpguard.policy.tokens import TokenRefused, verify
 from tests.policy.providers import (
@@ -16,6 +21,8 @@ from tests.policy.providers import (
 )
 from tests.tokens import NOW, published, rsa_key
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "authentication.md"
+SERVER = '\n[upstream]\nurl = "https://example.com/"\ntransport = "http"\n'
 KEY = rsa_key(kid="2026-a")
 KEYS = parse_jwks(published(KEY), 9)
 
@@ -36,6 +43,21 @@ class ProviderTests(SynchronousTestCase):
             self.assertEqual(
                 (found.user_id, found.scopes), (provider.user_id, provider.scopes), provider.name
             )
+
+    def test_documented(self) -> None:
+        """The recipes that the documentation shows are these, but for the names in them."""
+        page = PAGE.read_text(encoding="utf-8")
+        for provider in PROVIDERS:
+            block = re.search(rf"(?s)```toml\n# {provider.name}\n(.*?)```", page)
+            assert block is not None, provider.name
+            settings = loads(block[1] + SERVER, "toml", environ={}, base=Path("/")).settings
+            assert settings.auth.jwt is not None
+            shown = evolve(
+                rules_of(settings.auth.jwt),
+                issuer=provider.rules.issuer,
+                audiences=provider.rules.audiences,
+            )
+            self.assertEqual(shown, provider.rules, provider.name)
 
     def test_strangers(self) -> None:
         """Another tenant's or client's token, or an id token, is refused."""
