@@ -96,9 +96,15 @@ class Limiting:
         from mcpguard.limits.redis import REDIS_BOUNDS, RedisAuthority, endpoint_for
 
         address = parse_redis_url(settings.url.value)
+        tls = None
+        if address.tls:
+            from mcpguard.tls.client import verifying
+
+            # The system's authorities, or those of SSL_CERT_FILE.
+            tls = verifying(address.host)
         authority = RedisAuthority(
             self._reactor,
-            endpoint_for(self._reactor, address),
+            endpoint_for(self._reactor, address, tls),
             address,
             self._metrics,
             key_prefix=settings.key_prefix,

@@ -127,7 +127,7 @@ async def _check(reactor: Any, settings: UpstreamSettings, timeout: float) -> Up
     try:
         upstream = build_upstream(settings, reactor=reactor, meter=silent, recorder=silent, tls=tls)
     except ConfigurationError as problem:
-        return _report(settings, started, {}, problem.problems[0])
+        return _report(settings, started, {}, "; ".join(problem.problems))
     tls.start()
     trying = Deferred.fromCoroutine(_try(upstream))
     trying.addTimeout(timeout, reactor)

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IDelayedCall,
+    IOpenSSLClientConnectionCreator,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import InvalidResponse, RedisError, RedisProtocol, ResponseError
@@ -69,15 +69,19 @@ REDIS_BOUNDS = RedisBounds(
 """What the gateway uses, but for the timeout."""
 
 
-def endpoint_for(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
-    """How to reach it; with ``rediss`` the certificate must be valid for the host.
+def endpoint_for(
+    reactor: Any, address: RedisAddress, tls: IOpenSSLClientConnectionCreator | None = None
+) -> IStreamClientEndpoint:
+    """How to reach it; with ``rediss`` through ``tls``, which verifies it.
 
-    The authorities trusted are the system's, or those of ``SSL_CERT_FILE``.
+    Raises ValueError when that is missing.
     """
     endpoint = HostnameEndpoint(reactor, address.host, address.port)
     if not address.tls:
         return endpoint
-    return wrapClientTLS(optionsForClientTLS(address.host), endpoint)
+    if tls is None:
+        raise ValueError("a Redis with TLS needs something to verify it by")
+    return wrapClientTLS(tls, endpoint)
 
 
 class _Connection(RedisProtocol):

@@ -30,6 +30,15 @@ class ClientBounds:
     """Between two looks at the files."""
 
 
+def verifying(host: str) -> Verifying:
+    """Connections to a server of another protocol than HTTP, known by the system's authorities.
+
+    Raises ValueError for a host that can be in no certificate.
+    """
+    made = load_client(ClientTlsSettings(), prefix="", pem_bytes=0, now=None, protocols=())
+    return Verifying(made.context, host)
+
+
 @implementer(IPolicyForHTTPS)
 @define(eq=False, repr=False)
 class ClientPolicy:

@@ -44,13 +44,19 @@ class ClientMaterial:
 
 
 def load_client(
-    settings: ClientTlsSettings, *, prefix: str, pem_bytes: int, now: datetime | None
+    settings: ClientTlsSettings,
+    *,
+    prefix: str,
+    pem_bytes: int,
+    now: datetime | None,
+    protocols: tuple[bytes, ...] = (PROTOCOL,),
 ) -> ClientMaterial:
     """Read the files and build a context.
 
     ``prefix`` stands before the names of the keys in messages (``upstream.tls.``); ``pem_bytes``
     of a file are read at most. Without ``now`` what has expired is taken all the same, for it is
-    the server that refuses it. Raises `ConfigurationError` with every problem.
+    the server that refuses it. ``protocols`` are offered by ALPN. Raises `ConfigurationError`
+    with every problem.
     """
     problems: list[str] = []
 
@@ -110,7 +116,8 @@ def load_client(
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_verify_depth(MAX_CHAIN)
-    context.set_alpn_protos([PROTOCOL])
+    if protocols:
+        context.set_alpn_protos(list(protocols))
     # Last: pyOpenSSL makes a connection to see which ciphers there are, and after its first
     # connection a context cannot be changed.
     context.set_cipher_list(CIPHERS)

@@ -3,12 +3,19 @@
 from pathlib import Path
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config.settings import ClientTlsSettings, JwtSettings, UpstreamSettings
+from mcpguard.config.settings import (
+    ClientTlsSettings,
+    JwtSettings,
+    Settings,
+    UpstreamSettings,
+)
 from mcpguard.errors import ConfigurationError
 from mcpguard.gateway.outward_tls import EXPIRY, WATCH_SECS, OutwardTls
+from mcpguard.gateway.upstreams import check_upstreams
 from mcpguard.observe.events import Event
 from mcpguard.observe.metrics import Metrics
 from tests.pki import Authority
@@ -75,6 +82,16 @@ class OutwardTlsTests(SynchronousTestCase):
         self.assertEqual([one.server for one in self.events], ["b", None])
         self.assertEqual(self.events[1].details, {"of": "jwks"})
         self.tls.stop()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_checked(self) -> None:
+        """``check-upstream`` says of unusable files what is wrong, and leaves no timer."""
+        self.path.write_bytes(b"")
+        settings = Settings(upstreams=(evolve(ONE, tls=self.own),))
+        checking = check_upstreams(self.reactor, settings, timeout=5.0)
+        (report,) = self.successResultOf(Deferred.fromCoroutine(checking))
+        self.assertFalse(report.ok)
+        self.assertIn("upstream.tls.ca_path: ", report.error)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_metrics(self) -> None:

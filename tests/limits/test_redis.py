@@ -15,6 +15,7 @@ from mcpguard.limits.redis import REDIS_BOUNDS, RedisAuthority, endpoint_for
 from mcpguard.policy.buckets import Rate
 from mcpguard.policy.leases import Ask, Lease
 from mcpguard.policy.redis_url import parse_redis_url
+from mcpguard.tls.client import verifying
 from tests.limits.redis_double import FakeRedis, Turns
 
 RATE = Rate(0.001, 10)
@@ -442,5 +443,11 @@ class EndpointTests(SynchronousTestCase):
         """With rediss there is TLS over the connection, otherwise not."""
         for scheme, kind in (("redis", "HostnameEndpoint"), ("rediss", "_WrapperEndpoint")):
             for host in ("cache", "10.0.0.1", "[::1]"):
-                endpoint = endpoint_for(Clock(), parse_redis_url(f"{scheme}://{host}"))
+                address = parse_redis_url(f"{scheme}://{host}")
+                endpoint = endpoint_for(Clock(), address, verifying(address.host))
                 self.assertEqual(type(endpoint).__name__, kind)
+
+    def test_unverified(self) -> None:
+        """There is no TLS without somebody who verifies the server."""
+        address = parse_redis_url("rediss://cache")
+        self.assertRaises(ValueError, endpoint_for, Clock(), address)

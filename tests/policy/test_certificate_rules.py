@@ -2,8 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
+from attrs import frozen
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+from service_identity import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.policy.certificate_rules import (
@@ -214,6 +221,17 @@ class CrlTests(RulesCase):
         self.assert_found(found, (), ['list of "CN=CA" that must be renewed by'])
 
 
+LABELS = st.sampled_from(("a", "b", "xn--a", "A-1"))
+HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
+
+
+@frozen
+class Named:
+    """What is asked of a certificate about its names."""
+
+    extensions: x509.Extensions
+
+
 class NameTests(RulesCase):
     """Whom a server's certificate is for."""
 
@@ -231,6 +249,19 @@ class NameTests(RulesCase):
             self.assertIs(names_host(one, host), True, host)
         for host in ("cn.example", "wild.example", "x.y.wild.example", "192.0.2.9", "example", ""):
             self.assertIs(names_host(one, host), False, host)
+
+    @given(host=HOSTS, pattern=st.one_of(HOSTS, HOSTS.map("*.{}".format)))
+    def test_as_it_is_verified(self, host: str, pattern: str) -> None:
+        """A name fits as it does when a client verifies the certificate."""
+        names = x509.SubjectAlternativeName([x509.DNSName(pattern)])
+        certificate = Named(x509.Extensions([x509.Extension(names.oid, False, names)]))
+        try:
+            patterns = [DNSPattern.from_bytes(pattern.encode())]
+            verify_service_identity(patterns, [DNS_ID(host)], [])
+            fits = True
+        except (VerificationError, CertificateError):
+            fits = False
+        self.assertEqual(names_host(cast("x509.Certificate", certificate), host), fits)
 
     def test_none(self) -> None:
         """The common name names no host."""

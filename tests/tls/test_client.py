@@ -1,9 +1,12 @@
 """Tests of trust in servers, and of files that change."""
 
+import os
+
 from OpenSSL import SSL
 
 from mcpguard.errors import ConfigurationError
-from tests.pki import Authority
+from mcpguard.tls.client import verifying
+from tests.pki import SERVER, Authority
 from tests.tls.client_case import ClientCase, Server
 
 OWN = ("ca_path", "cert_path", "key_path")
@@ -50,6 +53,27 @@ class CredentialTests(ClientCase):
         self.assertEqual(ends["ca"], self.ca.certificate.not_valid_after_utc.timestamp())
         self.assertEqual(ends["client"], self.own.certificate.not_valid_after_utc.timestamp())
         self.assertEqual(dict(self.policy().ends), {})
+
+
+class OtherProtocolTests(ClientCase):
+    """Servers that do not speak HTTP."""
+
+    def test_system(self) -> None:
+        """They are known by the system's authorities, and no HTTP is offered to them."""
+        server = Server(self.ca.server("a.example"))
+        client, served, _ = self.connect(verifying("a.example"), server)
+        self.assert_refused((client, served), "unable to get local issuer certificate")
+        before = os.environ.get("SSL_CERT_FILE")
+        self.addCleanup(os.environ.pop, "SSL_CERT_FILE", None)
+        if before is not None:
+            self.addCleanup(os.environ.__setitem__, "SSL_CERT_FILE", before)
+        os.environ["SSL_CERT_FILE"] = str(self.directory / "ca.crt")
+        client, served, _ = self.connect(verifying("a.example"), server)
+        self.assert_through((client, served))
+        self.assertEqual(server.offered, [])
+        nobody = Server(self.ca.issue("a.example", usages=(SERVER,)))
+        client, served, _ = self.connect(verifying("a.example"), nobody)
+        self.assert_refused((client, served), "no subjectAltName")
 
 
 class UnusableTests(ClientCase):
