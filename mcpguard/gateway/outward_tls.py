@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.web.iweb import IPolicyForHTTPS
 
 from mcpguard.config.settings import ClientTlsSettings, JwtSettings, UpstreamSettings
-from mcpguard.observe.events import Recorder
+from mcpguard.observe.events import Meter, Recorder
 
 if TYPE_CHECKING:
     from mcpguard.tls.client import ClientPolicy
@@ -24,6 +24,7 @@ class OutwardTls:
 
     reactor: Any
     recorder: Recorder
+    meter: Meter
     wall: Callable[[], float] = time.time
     _policies: dict[str, "ClientPolicy"] = field(init=False, factory=dict)
     """By the word for it in metrics: that of the configuration."""
@@ -94,5 +95,6 @@ class OutwardTls:
             clock=self.reactor,
             wall=self.wall,
             recorder=self.recorder,
+            meter=self.meter,
             bounds=ClientBounds(pem_bytes=MAX_PEM_BYTES, watch_secs=WATCH_SECS),
         )

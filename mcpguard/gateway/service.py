@@ -122,7 +122,7 @@ class Gateway(Service):
         self._reporting = (
             None if control is None else Reporting(control, self.metrics, GATHERING_BOUNDS)
         )
-        self.outward_tls = OutwardTls(reactor, self.audit)
+        self.outward_tls = OutwardTls(reactor, self.audit, self.metrics)
         self.metrics.show(EXPIRY, self.outward_tls.ends, part="outward")
         self.upstreams = [
             build_upstream(

@@ -123,7 +123,7 @@ async def check_upstreams(
 async def _check(reactor: Any, settings: UpstreamSettings, timeout: float) -> UpstreamReport:
     started = time.monotonic()
     silent = _Silent()
-    tls = OutwardTls(reactor, silent)
+    tls = OutwardTls(reactor, silent, silent)
     try:
         upstream = build_upstream(settings, reactor=reactor, meter=silent, recorder=silent, tls=tls)
     except ConfigurationError as problem:

@@ -12,12 +12,14 @@ from zope.interface import implementer
 
 from mcpguard.config.settings import ClientTlsSettings
 from mcpguard.errors import ConfigurationError
-from mcpguard.observe.events import Event, Recorder
+from mcpguard.observe.events import Event, Meter, Recorder
 from mcpguard.tls.client_context import ClientMaterial, load_client
 from mcpguard.tls.verifying import Verifying
 from mcpguard.tls.watch import Watch
 
 log = Logger()
+
+ROTATIONS = "mcp_guard_certificate_rotations_total"
 
 
 @frozen
@@ -56,6 +58,7 @@ class ClientPolicy:
         clock: the reactor's.
         wall: Unix seconds.
         recorder: hears of files that changed.
+        meter: counts them.
         bounds: see there.
 
     Raises:
@@ -70,6 +73,7 @@ class ClientPolicy:
     clock: IReactorTime = field(kw_only=True)
     wall: Callable[[], float] = field(kw_only=True)
     recorder: Recorder = field(kw_only=True)
+    meter: Meter = field(kw_only=True)
     bounds: ClientBounds = field(kw_only=True)
     _material: ClientMaterial = field(init=False)
     _latest: Verifying | None = field(init=False, default=None)
@@ -80,6 +84,8 @@ class ClientPolicy:
         chosen = (self.settings.ca_path, self.settings.cert_path, self.settings.key_path)
         paths: list[Path] = [one for one in chosen if one is not None]
         self._watch = Watch(self.clock, paths, self.bounds.watch_secs, self._changed)
+        # Before they are read: what changes from now on is noticed.
+        self._watch.note()
         self._material = self._load(None)
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
@@ -125,6 +131,7 @@ class ClientPolicy:
             self._record("loaded")
 
     def _record(self, status: str, **details: object) -> None:
+        self.meter.count(ROTATIONS, result=status)
         self.recorder.record(
             Event(
                 event_type="CertificateEvent",

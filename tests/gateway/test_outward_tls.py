@@ -31,7 +31,10 @@ class OutwardTlsTests(SynchronousTestCase):
         """A CA in a file."""
         self.reactor = MemoryReactorClock()
         self.events: list[Event] = []
-        self.tls = OutwardTls(self.reactor, self)
+        self.metrics = Metrics(
+            active_identities=tuple, sessions=lambda: 0, connections=lambda: 0, children=dict
+        )
+        self.tls = OutwardTls(self.reactor, self, self.metrics)
         self.ca = Authority("CA")
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
@@ -97,12 +100,7 @@ class OutwardTlsTests(SynchronousTestCase):
     def test_metrics(self) -> None:
         """When they end is a gauge, beside what other parts of the gateway show under it."""
         self.tls.upstream(evolve(ONE, name="b", tls=self.own))
-        metrics = Metrics(
-            active_identities=tuple,
-            sessions=lambda: 0,
-            connections=lambda: 0,
-            children=dict,
-        )
+        metrics = self.metrics
         metrics.show(EXPIRY, self.tls.ends, part="outward")
         other: dict[tuple[str, ...], float] = {("127.0.0.1:3000", "server"): 5.0}
         metrics.show(EXPIRY, lambda: other)

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from mcpguard.config.settings import ClientTlsSettings
 from mcpguard.observe.events import Event
+from mcpguard.observe.metrics import Metrics
 from mcpguard.tls.client import ClientBounds, ClientPolicy
 from tests.pki import Authority, Issued
 
@@ -110,6 +111,9 @@ class ClientCase(SynchronousTestCase):
         self.put("ca.crt", self.ca.pem)
         self.own.write(self.directory, "own")
         self.events: list[Event] = []
+        self.metrics = Metrics(
+            active_identities=tuple, sessions=lambda: 0, connections=lambda: 0, children=dict
+        )
         self.now = float(self.own.certificate.not_valid_before_utc.timestamp()) + 86_400
 
     def record(self, event: Event) -> None:
@@ -138,6 +142,7 @@ class ClientCase(SynchronousTestCase):
             clock=self.clock,
             wall=lambda: self.now,
             recorder=self,
+            meter=self.metrics,
             bounds=ClientBounds(pem_bytes=100_000, watch_secs=2.0),
         )
 

@@ -183,6 +183,8 @@ class RotationTests(ClientCase):
             self.put(name, good)
             self.look()
             self.assertEqual(self.events.pop().status, "loaded")
+        counted = self.metrics.numbers().counters["mcp_guard_certificate_rotations_total"]
+        self.assertEqual(counted, {("loaded",): 3, ("rejected",): 3})
 
     def test_expired(self) -> None:
         """A new certificate that has ended already is no good one."""
@@ -190,6 +192,17 @@ class RotationTests(ClientCase):
         self.look()
         self.assertEqual([one.status for one in self.events], ["rejected"])
         self.assertIn("has expired", self.events[0].details["problems"][0])
+
+    def test_before_the_start(self) -> None:
+        """What changes between the reading and the start is not overlooked."""
+        policy = self.policy(*OWN)
+        new = self.ca.issue("gateway")
+        new.write(self.directory, "own")
+        policy.start()
+        self.addCleanup(policy.stop)
+        self.look()
+        self.assert_through(self.shake(policy, self.server, "a.example"))
+        self.assertEqual(self.server.client, new.certificate)
 
     def test_stop(self) -> None:
         """Nothing is looked at any more, and no timer is left."""
