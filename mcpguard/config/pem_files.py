@@ -110,8 +110,12 @@ class _File:
                 self.warn(f"is open to others (mode {mode:04o}); chmod 600 it")
             return parse(data)
         except FileNotFoundError:
-            words = "does not exist"
-        except (NotReadable, ValueError) as error:
+            words = "does not exist; correct the path, or put the file there"
+        except NotReadable as error:
+            words = str(error)
+            if words.startswith("cannot be read"):
+                words += "; the user the gateway runs as must be able to"
+        except ValueError as error:
             words = str(error)
         if not told:
             self.complain(words)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.config import pem_files
 from mcpguard.config.load import Loaded, loads
+from mcpguard.config.reading import NotReadable
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.certificates import MAX_CRL_BYTES, MAX_PEM_BYTES
 from tests.config.samples import UPSTREAM
@@ -112,7 +114,8 @@ class ListenerTests(FilesCase):
         ):
             self.assertEqual(
                 problem,
-                f"server.tls.{key}: {self.directory}/{name} does not exist (line {line})",
+                f"server.tls.{key}: {self.directory}/{name} does not exist; correct the path,"
+                f" or put the file there (line {line})",
             )
 
     def test_bad_content(self) -> None:
@@ -137,6 +140,16 @@ class ListenerTests(FilesCase):
                 self.put(name, good)
         text = UPSTREAM + TLS.replace("server.crt", "folder")
         self.assert_problem(text, "folder is not a regular file")
+
+    def test_no_rights(self) -> None:
+        """Who may not read a file is told who must."""
+
+        def refuse(path: Path, limit: int) -> tuple[bytes, os.stat_result]:
+            # As root there is no file that cannot be read.
+            raise NotReadable("cannot be read: Permission denied")
+
+        self.patch(pem_files, "read_file", refuse)
+        self.assert_problem(UPSTREAM + JWKS, "Permission denied; the user the gateway runs as must")
 
     def test_foreign_key(self) -> None:
         """The key must be that of the first certificate."""
