@@ -91,7 +91,10 @@ class RemoteKeys:
     """The next fetch, while none is under way."""
     _end: IDelayedCall | None = field(init=False, default=None)
     """Of the life of `current`."""
-    _cooling_since: float | None = field(init=False, default=None)
+    _asked_at: float | None = field(init=False, default=None)
+    """When a token had it asked last."""
+    _failed_at: float | None = field(init=False, default=None)
+    """When the last fetch failed; None: it did not."""
     _failures: int = field(init=False, default=0)
     """In a row."""
     _last_failure: str = field(init=False, default="")
@@ -154,7 +157,7 @@ class RemoteKeys:
         waiter: Deferred[bool] = Deferred(self._leave)
         self._waiting[waiter] = self.generation
         if idle:
-            self._cooling_since = self.clock.seconds()
+            self._asked_at = self.clock.seconds()
             self._fetch()
         return waiter
 
@@ -162,10 +165,11 @@ class RemoteKeys:
         self._waiting.pop(waiter, None)
 
     def _is_cooling(self) -> bool:
-        if self._cooling_since is None:
-            return False
+        now, secs = self.clock.seconds(), self.bounds.cooldown_secs
         # A clock that was set back must not keep new keys out for as long.
-        return 0 <= self.clock.seconds() - self._cooling_since < self.bounds.cooldown_secs
+        return any(
+            at is not None and 0 <= now - at < secs for at in (self._asked_at, self._failed_at)
+        )
 
     def _fetch(self) -> None:
         if self._next is not None and self._next.active():
@@ -207,7 +211,7 @@ class RemoteKeys:
             self._failures, self._last_failure = 0, ""
             log.info("the identity provider gives its keys again")
             self._record("recovered")
-        self.loaded = True
+        self.loaded, self._failed_at = True, None
         self._renewed_at = self.clock.seconds()
         if self._end is not None and self._end.active():
             self._end.cancel()
@@ -234,7 +238,7 @@ class RemoteKeys:
         """There are no new keys; those that were there stay."""
         self._fetching = None
         self._failures += 1
-        self._cooling_since = self.clock.seconds()
+        self._failed_at = self.clock.seconds()
         self.meter.count(FETCHES, result=word)
         if word != self._last_failure:
             # Not for every further attempt.

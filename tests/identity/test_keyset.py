@@ -430,6 +430,15 @@ class AskingTests(KeysCase):
         self.clock.advance(1.5)
         self.assertIsNone(self.keys.newer())
 
+    def test_recovered(self) -> None:
+        """Once the provider answers again, its failures are no reason to wait any more."""
+        self.start(None)
+        self.provider.fail()
+        self.clock.advance(2)
+        self.provider.answer("a")
+        self.asked_for(self.keys.newer)
+        self.assertEqual(self.provider.asked, 3)
+
     def test_renewal_is_no_reason_to_wait(self) -> None:
         """Just after a renewal a token may still ask: its key may be newer."""
         self.start()
@@ -537,7 +546,7 @@ class KeysMachine(RuleBasedStateMachine):
         self.case, self.keys, self.clock = case, case.keys, case.clock
         self.provider = case.provider
         self.waiting: list[list[bool]] = []
-        self.cool_until = 0.0
+        self.asked_until = self.failed_until = 0.0
         self.good: set[str] | None = None
         self.good_at = 0.0
         self.keys.start()
@@ -552,13 +561,14 @@ class KeysMachine(RuleBasedStateMachine):
     def answer(self, kids: set[str]) -> None:
         """The provider gives keys."""
         self.good, self.good_at = kids, self.clock.seconds()
+        self.failed_until = 0.0
         self.provider.answer(" ".join(sorted(kids)))
 
     @precondition(lambda self: self.provider.busy)
     @rule(how=st.sampled_from(("fail", "garbage", "")))
     def fail(self, how: str) -> None:
         """The provider gives nothing of use."""
-        self.cool_until = self.clock.seconds() + BOUNDS.cooldown_secs
+        self.failed_until = self.clock.seconds() + BOUNDS.cooldown_secs
         if how == "fail":
             self.provider.fail()
         else:
@@ -568,7 +578,7 @@ class KeysMachine(RuleBasedStateMachine):
     def ask(self, cancelled: bool) -> None:
         """A token does not fit."""
         before, busy = self.provider.asked, self.provider.busy
-        cool = self.clock.seconds() < self.cool_until
+        cool = self.clock.seconds() < max(self.asked_until, self.failed_until)
         waiter = self.keys.newer()
         if busy:
             assert self.provider.asked == before
@@ -576,7 +586,7 @@ class KeysMachine(RuleBasedStateMachine):
             assert (waiter is None) == cool, "the cool-down decides, and nothing else"
             assert self.provider.asked == before + (not cool)
             if not cool:
-                self.cool_until = self.clock.seconds() + BOUNDS.cooldown_secs
+                self.asked_until = self.clock.seconds() + BOUNDS.cooldown_secs
         if waiter is not None:
             told: list[bool] = []
             waiter.addCallbacks(told.append, lambda _: told.append(False))

@@ -58,6 +58,14 @@ def conformance() -> list[str]:
     return [str(_node_of(modules)), str(_present(suite, "npm conformance suite"))]
 
 
+def identity_provider() -> list[str]:
+    """The command of a server over npm's ``oidc-provider``; raises `SkipTest`."""
+    modules = LIVE / "provider" / "node_modules"
+    _present(modules / "oidc-provider", "npm oidc-provider")
+    script = HERE / "servers" / "identity_provider.mjs"
+    return [str(_node_of(modules)), str(script), str(modules.parent)]
+
+
 def server_everything() -> list[str]:
     """The command of npm's ``server-everything``; its transport is the next argument."""
     package = npm_package("@modelcontextprotocol/server-everything")
