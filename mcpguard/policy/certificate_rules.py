@@ -176,7 +176,8 @@ def names_host(certificate: x509.Certificate, host: str) -> bool | None:
     host = host.lower().rstrip(".")
     parent = host.partition(".")[2]
     known = {one.lower() for one in names.get_values_for_type(x509.DNSName)}
-    return host in known or (bool(parent) and f"*.{parent}" in known)
+    # A star for a whole top-level domain is taken by nobody.
+    return host in known or ("." in parent and f"*.{parent}" in known)
 
 
 def _judge_time(found: Findings, one: x509.Certificate, which: str, now: datetime) -> None:

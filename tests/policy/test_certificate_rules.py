@@ -7,7 +7,7 @@ from typing import cast
 from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
@@ -221,7 +221,7 @@ class CrlTests(RulesCase):
         self.assert_found(found, (), ['list of "CN=CA" that must be renewed by'])
 
 
-LABELS = st.sampled_from(("a", "b", "xn--a", "A-1"))
+LABELS = st.sampled_from(("a", "b", "A-1"))
 HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
 
 
@@ -250,6 +250,7 @@ class NameTests(RulesCase):
         for host in ("cn.example", "wild.example", "x.y.wild.example", "192.0.2.9", "example", ""):
             self.assertIs(names_host(one, host), False, host)
 
+    @settings(deadline=None, max_examples=300)
     @given(host=HOSTS, pattern=st.one_of(HOSTS, HOSTS.map("*.{}".format)))
     def test_as_it_is_verified(self, host: str, pattern: str) -> None:
         """A name fits as it does when a client verifies the certificate."""
