@@ -159,29 +159,20 @@ class Jwt:
         except TokenRefused as refused:
             raise _refused(refused) from None
         if self.keys.current is None:
-            return Deferred.fromCoroutine(self._load(presented))
+            return Deferred.fromCoroutine(self._later(self.keys.loading(), presented))
         try:
             found = self._verify(presented, self.keys.current)
         except TokenRefused as refused:
             newer = self.keys.newer() if refused.stale else None
             if newer is None:
                 raise _refused(refused) from None
-            return Deferred.fromCoroutine(self._again(newer, refused, presented))
+            return Deferred.fromCoroutine(self._later(newer, presented))
         return self._admit(found, incoming, now)
 
-    async def _load(self, presented: _Presented) -> Principal:
-        """Wait for the first keys, and look at the token then."""
-        loading = self.keys.loading()
-        if loading is not None:
-            await loading
-        return self._at_last(presented)
-
-    async def _again(
-        self, newer: Deferred[bool], refused: TokenRefused, presented: _Presented
-    ) -> Principal:
-        """Look at a token once more when newer keys have come."""
-        if not await newer:
-            raise _refused(refused)
+    async def _later(self, keys: Deferred[bool] | None, presented: _Presented) -> Principal:
+        """Wait for keys, and look at a token then: once, whether they have come or not."""
+        if keys is not None:
+            await keys
         return self._at_last(presented)
 
     def _at_last(self, presented: _Presented) -> Principal:

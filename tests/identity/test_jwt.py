@@ -328,6 +328,20 @@ class KnownTokenTests(JwtCase):
         self.found(token)
         self.assertEqual(len(self.jwt), 1)
 
+    def test_withdrawn_ones_take_no_room(self) -> None:
+        """What went with its key leaves its place to others, however often keys change."""
+        one, two = (KEY.token("ES256", good(sub=sub)) for sub in "ab")
+        self.jwt = self.made(bounds=JwtBounds(9, len(one) * 2, 9, 5.0))
+        self.keys.may_ask = False
+        for _ in range(5):
+            self.found(one)
+            self.keys.publish(OTHER)
+            self.refused(one)
+            self.keys.publish(KEY)
+        self.found(one)
+        self.found(two)
+        self.assertEqual(len(self.jwt), 2)
+
     def test_keys_too_old(self) -> None:
         """Nor is one while there are no keys that may still be used."""
         token = KEY.token("ES256")
@@ -360,7 +374,7 @@ class RotationTests(JwtCase):
             self.assertEqual(len(self.keys.asked), 1)
 
     def test_no_newer_ones(self) -> None:
-        """The issuer has no other keys: the token is refused for what was found first."""
+        """The issuer has no other keys: the token is refused for what it was before."""
         answer = self.waiting(OTHER.token("ES256"))
         self.keys.asked[0].callback(False)
         refusal = self.refused_later(answer)

@@ -204,6 +204,12 @@ class SetTests(SynchronousTestCase):
             candidates = found.candidates(alg, kid)
             self.assertEqual([key.kid for key in candidates], names, (alg, kid))
 
+    def test_key_without_a_name(self) -> None:
+        """It is not what a token means that names its key."""
+        found = keys(RSA.jwk(kid=None))
+        self.assertEqual(len(found.candidates("RS256", None)), 1)
+        self.assertEqual(found.candidates("RS256", "k1"), ())
+
     def test_two_of_one_name(self) -> None:
         """Both are tried: an issuer may publish the next key under the name of the last."""
         found = keys(RSA, rsa_key(number=1))
