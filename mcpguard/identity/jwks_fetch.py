@@ -160,6 +160,8 @@ class _Counting(WrappingFactory[_Counted]):
 
     def __init__(self, line: "_Line", factory: IProtocolFactory) -> None:
         super().__init__(factory)
+        # Two lines in the log for each fetch say nothing.
+        factory.noisy = False  # type: ignore[attr-defined]
         self.line = line
 
     def buildProtocol(self, addr: Any) -> _Counted | None:  # type: ignore[override]

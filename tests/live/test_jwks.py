@@ -1,7 +1,6 @@
 """Keys of an identity provider over real sockets and TLS, from servers that are up to no good."""
 
 import gc
-import json
 import resource
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ from tests.live.key_server import (
 )
 from tests.live.processes import SLOWER, LiveCase, free_port
 from tests.live.raw_client import Exchange, RawCase
-from tests.pipeline.rig import MemoryTrail
+from tests.pipeline.rig import MemoryMeter, MemoryTrail
 from tests.pki import Authority, Issued
 from tests.tokens import SigningKey, ec_key, good, published
 
@@ -69,7 +68,7 @@ class FetchTests(KeyServerCase):
         endpoint = VettedEndpoint(
             self.reactor,
             url,
-            policy=OutwardTls(self.reactor, MemoryTrail()).key_set(jwt),
+            policy=OutwardTls(self.reactor, MemoryTrail(), MemoryMeter()).key_set(jwt),
             allow_private=False,
             connect_timeout=BOUNDS.total_secs,
             max_addresses=4,
@@ -204,11 +203,12 @@ class FetchTests(KeyServerCase):
 class GatewayKeysTests(KeyServerCase, RawCase):
     """The real gateway and its provider's keys."""
 
-    async def gateway(self, url: str, **jwt: Any) -> RunningGateway:
+    async def gateway(self, url: str, *, workers: int = 1, **jwt: Any) -> RunningGateway:
         """A gateway that takes this provider's tokens and nothing else."""
         return await self.start_gateway(
             [stdio("demo", DEMO, env=dict(PATH))],
             identities={"alice": {}},
+            server={"workers": workers},
             auth={
                 "jwt": {
                     "mode": "jwks",
@@ -323,4 +323,25 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         await self.until(lambda: server.asked >= 2, 9.0, "it is asked again")
         await self.until(lambda: not server.open, 2.0, "it has answered")
         self.assertEqual(await self.statuses(gateway, token, self.token(b)), [401, 200])
-        json.dumps(gateway.events())
+
+    async def test_workers(self) -> None:
+        """Each worker has keys of its own before it serves; a new key is fetched once by each."""
+        a, b = ec_key(kid="a"), ec_key(kid="b")
+        server, url = await self.serve(keys(published(a), after=0.5))
+        gateway = await self.gateway(url, workers=2)
+        page = ""
+        while "\nmcp_guard_jwks_keys 1.0\n" not in page:
+            # The worker with the fewest counts.
+            await self.pause(0.05)
+            page = (await self.page(gateway, "/metrics")).answer.body.decode()
+        self.assertEqual(server.asked, 2)
+        self.assertEqual(await self.statuses(gateway, *[self.token(a)] * 8), [200] * 8)
+        server.behaviour = keys(published(a, b))
+        tokens = [self.token(b, sub="alice", jti=str(number)) for number in range(20)]
+        asking = [Deferred.fromCoroutine(self.ask(gateway, token)) for token in tokens]
+        found = await gatherResults(asking)
+        self.assertEqual({one.status for one in found}, {200}, gateway.program.story())
+        self.assertIn(server.asked, (3, 4))
+        page = (await self.page(gateway, "/metrics")).answer.body.decode()
+        self.assertRegex(page, r"\nmcp_guard_jwks_keys [12]\.0\n")
+        self.assertIn('\nmcp_guard_jwks_fetches_total{result="changed"}', page)
