@@ -7,7 +7,7 @@ root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 live="$root/.live"
 python="${PYTHON:-python3}"
 packages="@modelcontextprotocol/sdk@1 @modelcontextprotocol/client@2 \
-@modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem zod"
+@modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem zod undici@7"
 
 mkdir -p "$live"
 if command -v flock >/dev/null; then
