@@ -57,6 +57,7 @@ class TellingCorridor(RecordingCorridor):
         self.handled.append((incoming, outlet))
         if self.hold:
             return
+        certificate = incoming.certificate
         said = {
             "worker": self.number,
             "session": incoming.header("mcp-session-id"),
@@ -64,6 +65,7 @@ class TellingCorridor(RecordingCorridor):
             "tail": incoming.body[-20:].decode("latin-1"),
             "peer": incoming.peer,
             "port": incoming.local_port,
+            "who": None if certificate is None else certificate.common_names[0],
         }
         more = int(incoming.query) if incoming.query.isdigit() else 0
         outlet.answer(200, (), json.dumps(said).encode() + b" " * more)

@@ -5,6 +5,7 @@ import ssl
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
@@ -20,7 +21,7 @@ from mcpguard.front.routes import ClientRoutes
 from mcpguard.front.site import GuardSite
 from tests.doubles import RecordingCorridor
 from tests.front.wire import read_answers, request
-from tests.pki import self_signed
+from tests.live.secure import Secure
 
 reactor: Any = global_reactor
 LIMITS = Limits(
@@ -323,13 +324,14 @@ class TLSSockets(RealSockets):
 
     def listen(self) -> Any:
         """Open the listener with TLS."""
-        return reactor.listenSSL(0, self.site, self_signed(), interface="127.0.0.1")
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        self.secure = Secure(directory)
+        return reactor.listenTCP(0, self.secure.factory(self.site), interface="127.0.0.1")
 
     def connect(self) -> ssl.SSLSocket:
         """Open a TLS connection; for threads."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        context = self.secure.context()
         context.set_alpn_protocols(["h2", "http/1.1"])
         return context.wrap_socket(super().connect())
 

@@ -2,21 +2,20 @@
 
 import json
 import socket
-import ssl
 import struct
 import time
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mcpguard.front.site import GuardSite
 from tests.front.wire import read_answers
 from tests.live.handover_case import HandoverCase, ask, post, reactor, told
+from tests.live.secure import Secure
 from tests.live.test_front_wire import receive_all
-from tests.pki import self_signed
 
 MIB = 1_048_576
 
@@ -341,16 +340,53 @@ class PlainHandover(Conversations, HandoverCase):
 class SecureHandover(Conversations, HandoverCase):
     """Over TLS: it ends where it began, and the bytes pass."""
 
+    def setUp(self) -> None:
+        """Make certificates, and begin."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        self.secure = Secure(directory)
+        self.who: str | None = None
+        super().setUp()
+
     def listen(self, site: GuardSite) -> Any:
         """Speak TLS."""
-        factory = TLSMemoryBIOFactory(self_signed(), False, site)
-        return reactor.listenTCP(0, factory, interface="127.0.0.1")
+        return reactor.listenTCP(0, self.secure.factory(site), interface="127.0.0.1")
 
     def dressed(self, connection: socket.socket) -> Any:
         """Speak TLS."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context.wrap_socket(connection)
+        return self.secure.context(self.who).wrap_socket(connection)
+
+    async def test_certificate(self) -> None:
+        """The owner knows by which certificate its client came, whoever else's passed before."""
+
+        def converse(who: str | None) -> list[Any]:
+            self.who = who
+            client = self.client()
+            sessions = ("1.a", "2.a", None, "3.a", "2.b")
+            answers = [ask(client, session, b"x" * 50_000) for session in sessions]
+            client.close()
+            return answers
+
+        for who in ("alice", None, "bob"):
+            answers = await deferToThread(converse, who)
+            self.assertEqual([answer["worker"] for answer in answers], [1, 2, 2, 3, 2])
+            self.assertEqual({answer["who"] for answer in answers}, {who})
+        await self.until(lambda: self.registered() == [0, 0, 0])
+
+    async def test_certificate_is_revoked(self) -> None:
+        """Whichever of the two hears of it ends the whole connection."""
+        self.who = "alice"
+        for number in (1, 2):
+            connection = await deferToThread(self.connect)
+            await deferToThread(connection.sendall, post("2.a"))
+            await self.until(lambda: self.registered() == [1, 1, 0])
+            cut = self.listeners[number].site.cut(
+                lambda certificate: certificate.common_names == ("alice",), "certificate_revoked"
+            )
+            self.assertEqual(cut, 1)
+            await self.until(lambda: self.registered() == [0, 0, 0])
+            self.assertEqual(self.listeners[number].dropped, ["certificate_revoked"])
+            connection.close()
 
     async def test_owner_ends(self) -> None:
         """When the owner ends the connection its client sees that, and all of the answer."""

@@ -21,6 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mcpguard.ops.workers.passport import MAX_PASSPORT, unpacked
+from mcpguard.policy.certificates import PeerCertificate
+
 _log = Logger()
 
 _ABSENT = frozenset({ECONNREFUSED, ECONNRESET, ENOENT, ENOTCONN, EPIPE})
@@ -54,6 +57,8 @@ class Sent(msgspec.Struct, array_like=True, tag="sent", frozen=True):
     direct: bool
     unread: bytes | int
     """The bytes, or how many there are in the file that is the second descriptor."""
+    passport: int = 0
+    """How many of them, the first ones, are the client's certificate (`passport.packed`)."""
 
 
 _DECODER = msgspec.msgpack.Decoder(Here | Sent)
@@ -190,8 +195,9 @@ class Mailbox:
     """Where a worker's mail arrives, ``batch`` letters a turn.
 
     ``on_here`` is told the number of a worker that has begun, ``on_sent`` is given connections:
-    a descriptor, its own from then on, what was said of it, and the bytes of its client. Of these
-    no more than ``max_bytes`` are taken, and ``inline`` of them in a letter itself.
+    a descriptor, its own from then on, what was said of it, the bytes of its client and, verified
+    by the sender, its certificate. Of the bytes no more than ``max_bytes`` are taken, and
+    ``inline`` of them in a letter itself.
     """
 
     def __init__(
@@ -202,7 +208,7 @@ class Mailbox:
         inline: int,
         max_bytes: int,
         on_here: Callable[[int], None],
-        on_sent: Callable[[int, Sent, bytes], None],
+        on_sent: Callable[[int, Sent, bytes, PeerCertificate | None], None],
     ) -> None:
         self._reactor = reactor
         self._batch = batch
@@ -298,12 +304,17 @@ class Mailbox:
         unread = letter.unread
         if len(descriptors) != (1 if isinstance(unread, bytes) else 2):
             raise ValueError("without its descriptors")
+        extra = letter.passport
+        if not 0 <= extra <= MAX_PASSPORT:
+            raise ValueError(f"a certificate of {extra} bytes")
         if isinstance(unread, int):
-            unread = self._from_file(descriptors[1], unread)
-        self._on_sent(descriptors.pop(0), letter, unread)
+            unread = self._from_file(descriptors[1], unread, self._max_bytes + extra)
+        # A connection without the certificate that belongs to it would be somebody else's.
+        certificate = unpacked(unread[:extra]) if extra else None
+        self._on_sent(descriptors.pop(0), letter, unread[extra:], certificate)
 
-    def _from_file(self, descriptor: int, size: int) -> bytes:
-        if not 0 <= size <= self._max_bytes:
+    def _from_file(self, descriptor: int, size: int, limit: int) -> bytes:
+        if not 0 <= size <= limit:
             raise ValueError(f"{size} bytes")
         content = os.pread(descriptor, size, 0)
         if len(content) != size:

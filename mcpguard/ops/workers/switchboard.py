@@ -13,6 +13,8 @@ from twisted.logger import Logger
 
 from mcpguard.front.handover import Outcome, Parcel
 from mcpguard.ops.workers.mail import Here, Letter, Line, Mailbox, Posted, Sent, mail_path, written
+from mcpguard.ops.workers.passport import packed
+from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.protocol.ownership import place_of
 
 _log = Logger()
@@ -139,16 +141,18 @@ class Switchboard:
 
     def send(self, owner: int, parcel: Parcel, descriptor: int) -> Deferred[Outcome]:
         """See `handover.Colleagues`."""
-        unread: bytes | int = parcel.unread
         descriptors = [descriptor]
         try:
-            if len(parcel.unread) > self._bounds.inline_bytes:
-                unread = len(parcel.unread)
-                descriptors.append(written(parcel.unread))
-        except OSError:
+            passport = b"" if parcel.certificate is None else packed(parcel.certificate)
+            data = passport + parcel.unread
+            unread: bytes | int = data
+            if len(data) > self._bounds.inline_bytes:
+                unread = len(data)
+                descriptors.append(written(data))
+        except (OSError, ValueError):
             _log.failure("a connection cannot be passed on")
             return succeed(Outcome.BUSY)
-        sent = Sent(parcel.peer, parcel.host, parcel.direct, unread)
+        sent = Sent(parcel.peer, parcel.host, parcel.direct, unread, len(passport))
         letter = _Forwarded(msgspec.msgpack.encode(sent), descriptors, owner)
         outcome: Deferred[Outcome] = Deferred(lambda _: self._end(letter, None))
         letter.done = outcome
@@ -204,8 +208,11 @@ class Switchboard:
 
     # -- what arrives ----------------------------------------------------------------------
 
-    def _arrived(self, descriptor: int, sent: Sent, unread: bytes) -> None:
-        self._deliver(descriptor, Parcel(sent.peer, sent.host, sent.direct, unread))
+    def _arrived(
+        self, descriptor: int, sent: Sent, unread: bytes, certificate: PeerCertificate | None
+    ) -> None:
+        parcel = Parcel(sent.peer, sent.host, sent.direct, unread, certificate)
+        self._deliver(descriptor, parcel)
 
     def _returned(self, number: int) -> None:
         line = self._lines.get(number)

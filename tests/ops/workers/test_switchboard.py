@@ -4,12 +4,16 @@ import os
 import socket
 
 import msgspec
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from mcpguard.front.handover import Outcome, Parcel
 from mcpguard.ops.workers.mail import Sent, mail_path, written
+from mcpguard.ops.workers.passport import MAX_PASSPORT
+from mcpguard.policy.certificates import peer_certificate
 from mcpguard.protocol.ownership import marked
 from tests.ops.workers.postal import PostalCase, Worker
+from tests.pki import Authority
 
 
 class WayTests(PostalCase):
@@ -27,6 +31,33 @@ class WayTests(PostalCase):
         self.assertEqual(two.arrived, [parcel])
         client.sendall(b"ping")
         self.assertEqual(two.sockets[0].recv(10), b"ping")
+
+    def test_certificate(self) -> None:
+        """The client's certificate comes along whole, with its chain, however much is unread."""
+        one, two = self.worker(1), self.worker(2)
+        root = Authority("root")
+        issuing = Authority("issuing", root)
+        alice = issuing.issue("alice", uris=("spiffe://example.com/alice",))
+        chain = issuing.certificate, root.certificate
+        facts = peer_certificate(alice.certificate, chain)
+        for size in (0, 10, 1_000, 100_000):
+            parcel = Parcel(("::1", 1), ("::1", 2), False, b"u" * size, facts)
+            self.successResultOf(one.board.send(2, parcel, self.connection()[0].fileno()))
+            two.reactor.turn()
+            self.assertEqual(two.arrived.pop(), parcel)
+        self.assertEqual(len(facts.authorities), 2)
+
+    def test_certificate_that_is_too_much(self) -> None:
+        """One beyond the bound stays where it is, with its connection."""
+        one, two = self.worker(1), self.worker(2)
+        facts = peer_certificate(Authority("a").issue("b").certificate)
+        huge = evolve(facts, authorities=((b"i" * (MAX_PASSPORT + 1), 1),))
+        parcel = Parcel(("", 0), ("", 0), False, b"", huge)
+        sent = one.board.send(2, parcel, self.connection()[0].fileno())
+        self.assertIs(self.successResultOf(sent), Outcome.BUSY)
+        two.reactor.turn()
+        self.assertEqual(two.arrived, [])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_nothing_left_open(self) -> None:
         """Neither side keeps a descriptor of what it sent or could not use."""
@@ -79,6 +110,8 @@ class WayTests(PostalCase):
         server, _ = self.connection()
         sent = msgspec.msgpack.encode(Sent(("", 0), ("", 0), True, b""))
         big = msgspec.msgpack.encode(Sent(("", 0), ("", 0), True, 5))
+        cut = msgspec.msgpack.encode(Sent(("", 0), ("", 0), False, b"abc", 3))
+        endless = msgspec.msgpack.encode(Sent(("", 0), ("", 0), False, 5, MAX_PASSPORT + 1))
         empty = written(b"")
         self.addCleanup(os.close, empty)
         before = self.descriptors()
@@ -89,12 +122,14 @@ class WayTests(PostalCase):
             (sent, [server.fileno()] * 3),
             (big, [server.fileno()]),
             (big, [server.fileno(), empty]),
+            (cut, [server.fileno()]),
+            (endless, [server.fileno(), empty]),
             (sent + b"x" * 3_000, [server.fileno()]),
         ):
             socket.send_fds(way, [data], descriptors)
             two.reactor.turn()
         self.assertEqual((two.arrived, self.descriptors()), ([], before))
-        self.assertEqual(len(self.flushLoggedErrors()), 7)
+        self.assertEqual(len(self.flushLoggedErrors()), 9)
         self.send(one, 2)
         two.reactor.turn()
         self.assertEqual(len(two.arrived), 1)
