@@ -43,28 +43,32 @@ class OriginRules:
 def build_rules(server: ServerSettings, port: int) -> OriginRules:
     """Derive the rules (product reference, section 1); ``port`` is the one bound.
 
-    ``allowed_hosts`` when given; else, when bound to loopback, its names (and the public host, for
-    a proxy on the same machine); else the host of ``public_url``; else every host. The port of a
-    ``Host`` says nothing about rebinding and is compared only for entries that name one. Raises
-    `ConfigurationError` for an entry that is no host or no origin.
+    ``allowed_hosts`` when given; else what each listener is known by, all of it together: on
+    loopback the loopback names (and the public host, for a proxy on the same machine); else the
+    host of its ``public_url``; else every host. The port of a ``Host`` says nothing about
+    rebinding and is compared only for entries that name one. Raises `ConfigurationError` for an
+    entry that is no host or no origin.
     """
     problems: list[str] = []
-    local = is_loopback(server.host)
-    public = urlsplit(server.public_url) if server.public_url else None
+    listeners = server.every_listener
+    urls = [one.public_url or server.public_url for one in listeners]
+    public = [urlsplit(url) for url in dict.fromkeys(urls) if url]
     hosts: frozenset[Authority] | None = None
     if server.allowed_hosts is not None:
         hosts = frozenset(_authorities(server.allowed_hosts, problems))
-    else:
-        names = [*LOOPBACK_NAMES, server.host] if local else []
-        if public is not None and public.hostname:
-            names.append(public.hostname)
-        if names:
-            hosts = frozenset(_authorities(names, problems))
+    elif all(is_loopback(one.host) or url for one, url in zip(listeners, urls, strict=True)):
+        names = [one.hostname for one in public if one.hostname]
+        for one in listeners:
+            if is_loopback(one.host):
+                names += [*LOOPBACK_NAMES, one.host]
+        hosts = frozenset(_authorities(names, problems))
     listed = list(server.allowed_origins or ())
     if server.cors.enabled:
         listed += server.cors.allowed_origins
-    if server.allowed_origins is None and public is not None and public.hostname:
-        listed.append(f"{public.scheme}://{public.netloc.rpartition('@')[2]}")
+    if server.allowed_origins is None:
+        listed += [
+            f"{one.scheme}://{one.netloc.rpartition('@')[2]}" for one in public if one.hostname
+        ]
     origins = set()
     for entry in listed:
         origin = normal_origin(entry)
@@ -77,7 +81,8 @@ def build_rules(server: ServerSettings, port: int) -> OriginRules:
     return OriginRules(
         hosts=hosts,
         origins=frozenset(origins),
-        loopback_origins=local and server.allowed_origins is None,
+        loopback_origins=server.allowed_origins is None
+        and all(is_loopback(one.host) for one in listeners),
         any_origin="*" in listed,
     )
 

@@ -68,7 +68,7 @@ def _built(material: Material, tls: TlsSettings) -> SSL.Context:
     context.set_alpn_select_callback(_choose)
     if material.authorities:
         _verify_clients(context, material, required=tls.client_auth == "required")
-    # Last: pyOpenSSL makes a connection to see which ciphers there are, and after its first
+    # Last: pyOpenSSL has made a connection to see which ciphers there are, and after its first
     # connection a context cannot be changed.
     context.set_cipher_list(CIPHERS)
     return context

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.config.settings import CorsSettings, ServerSettings
+from mcpguard.config.settings import CorsSettings, ListenerSettings, ServerSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.origins import (
     Authority,
@@ -86,6 +86,51 @@ class ParseTests(SynchronousTestCase):
             ("http://a b", None),
         ):
             self.assertEqual(normal_origin(text), origin)
+
+
+class ListenerTests(SynchronousTestCase):
+    """Several listeners have one set of rules: what each of them is known by."""
+
+    def test_names_of_all(self) -> None:
+        """The names of loopback, and the public hosts of the others."""
+        rules = build_rules(
+            ServerSettings(
+                listeners=(
+                    ListenerSettings(8443, "0.0.0.0", "https://mcp.example.com"),
+                    ListenerSettings(8444, "10.0.0.1", "https://internal.example.com:8444"),
+                )
+            ),
+            3000,
+        )
+        for host in ("localhost:3000", "mcp.example.com", "internal.example.com:8444"):
+            self.assertTrue(check_host([host], rules), host)
+        for host in ("10.0.0.1:8444", "evil.com"):
+            self.assertFalse(check_host([host], rules), host)
+        for origin in ("https://mcp.example.com", "https://internal.example.com:8444"):
+            self.assertTrue(check_origin([origin], ["localhost"], rules), origin)
+        # A page of any local application is a stranger's at a listener for everybody.
+        self.assertFalse(check_origin(["http://localhost:9"], ["mcp.example.com"], rules))
+
+    def test_the_url_of_the_server(self) -> None:
+        """A listener without a URL of its own is known by the one of ``[server]``."""
+        rules = build_rules(
+            ServerSettings(
+                public_url="https://mcp.example.com", listeners=(ListenerSettings(8443, "::"),)
+            ),
+            3000,
+        )
+        self.assertTrue(check_host(["mcp.example.com"], rules))
+        self.assertFalse(check_host(["evil.com"], rules))
+
+    def test_one_is_known_by_any_name(self) -> None:
+        """Where one of them has no name, every name may be its."""
+        rules = build_rules(ServerSettings(listeners=(ListenerSettings(8443, "0.0.0.0"),)), 3000)
+        self.assertIsNone(rules.hosts)
+
+    def test_all_on_loopback(self) -> None:
+        """Local applications are let in where nobody else can come."""
+        rules = build_rules(ServerSettings(listeners=(ListenerSettings(3001, "::1"),)), 3000)
+        self.assertTrue(check_origin(["http://localhost:9"], ["localhost:3001"], rules))
 
 
 class HostTests(SynchronousTestCase):

@@ -1,12 +1,15 @@
 """A listener with TLS and its clients in memory; the clients have the standard library's TLS."""
 
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import TlsSettings
@@ -18,6 +21,20 @@ from tests.pki import Authority, Issued
 
 BOUNDS = MaterialBounds(pem_bytes=100_000, crl_bytes=200_000)
 PEER = "203.0.113.9"
+
+
+class LaterTransport(WireTransport):
+    """Tells of the end a turn later, as real ones do."""
+
+    def loseConnection(self) -> None:
+        """Close when all is sent."""
+        StringTransport.loseConnection(self)
+        self.clock.callLater(0, self.lose, Failure(ConnectionDone()))
+
+
+def done() -> Failure:
+    """The client has closed its connection."""
+    return Failure(ConnectionDone())
 
 
 def files(directory: Path, name: str, issued: Issued, *chain: Issued) -> tuple[Path, Path]:
@@ -33,6 +50,8 @@ class TlsClient:
     context: ssl.SSLContext
     name: str = "localhost"
     peer: str = PEER
+    session: ssl.SSLSession | None = None
+    """To be resumed."""
     transport: WireTransport = field(init=False)
     protocol: Any = field(init=False)
     tls: ssl.SSLObject = field(init=False)
@@ -45,11 +64,13 @@ class TlsClient:
     _outgoing: ssl.MemoryBIO = field(init=False, factory=ssl.MemoryBIO)
 
     def __attrs_post_init__(self) -> None:
-        self.transport = WireTransport(self.listener.clock, self.peer)
+        self.transport = LaterTransport(self.listener.clock, self.peer)
         self.protocol = self.listener.factory.buildProtocol(None)
         self.transport.channel = self.protocol
         self.protocol.makeConnection(self.transport)
-        self.tls = self.context.wrap_bio(self._incoming, self._outgoing, server_hostname=self.name)
+        self.tls = self.context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=self.name, session=self.session
+        )
 
     @property
     def channel(self) -> Any:
@@ -124,6 +145,7 @@ class TlsListener:
     settings: TlsSettings
     admits: Any = field(factory=lambda: lambda peer: "")
     """As `Doorkeeping.admits`."""
+    strict: bool = True
     inner: Listener = field(factory=lambda: Listener(limits=limited()))
     wall: float = 1_700_000_000.0
     ended: list[Ended] = field(factory=list)
@@ -140,7 +162,7 @@ class TlsListener:
             wall=self._now,
             bounds=BOUNDS,
             every_secs=2.0,
-            strict=True,
+            strict=self.strict,
             on_rotation=self.rotations.append,
         )
         keeping = Doorkeeping(
@@ -190,8 +212,6 @@ class TlsCase(SynchronousTestCase):
 
     def listener(self, settings: TlsSettings | None = None, **more: Any) -> TlsListener:
         """Open one."""
-        import time
-
         made = TlsListener(self.directory, settings or self.settings(), wall=time.time(), **more)
         self.addCleanup(made.tls.stop)
         return made
@@ -210,8 +230,3 @@ class TlsCase(SynchronousTestCase):
     ) -> TlsClient:
         """A client that has shaken hands, well or not."""
         return TlsClient(listener, self.context(issued, *chain), **how).shake()
-
-
-def waiting() -> Deferred[str]:
-    """An answer that is not there yet."""
-    return Deferred()
