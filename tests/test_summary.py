@@ -1,5 +1,7 @@
 """Tests of what the command line says about settings and servers."""
 
+from pathlib import Path
+
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,12 +12,15 @@ from mcpguard.config.settings import (
     AuditSettings,
     AuthSettings,
     JwtSettings,
+    ListenerSettings,
     MtlsSettings,
     RateLimitSettings,
     RedisSettings,
     Secret,
     SecretText,
+    ServerSettings,
     Settings,
+    TlsSettings,
     UpstreamSettings,
 )
 from mcpguard.summary import startup_summary, upstream_findings, upstream_heading
@@ -85,6 +90,27 @@ class StartupTests(SynchronousTestCase):
         text = startup_summary(SETTINGS, ("http://h:1",), workers=3, plain=True)
         self.assertIn("ok Server:     http://h:1\nok Workers:    3\nok Auth:", text)
         self.assertNotIn("Workers", startup_summary(SETTINGS, (), workers=1, plain=True))
+
+    def test_listeners(self) -> None:
+        """Each with what it speaks, and whose certificates it wants."""
+        own = TlsSettings(Path("/c"), Path("/k"))
+        asking = evolve(own, client_ca_path=Path("/ca"))
+        server = ServerSettings(
+            listeners=(
+                ListenerSettings(1, tls=own),
+                ListenerSettings(2, tls=asking),
+                ListenerSettings(3, tls=evolve(asking, client_auth="optional")),
+            )
+        )
+        urls = ("http://h:0", "https://h:1", "https://h:2", "https://h:3")
+        text = startup_summary(evolve(SETTINGS, server=server), urls, plain=True)
+        self.assertIn(
+            "ok Server:     http://h:0\n"
+            "ok Server:     https://h:1 (TLS)\n"
+            "ok Server:     https://h:2 (TLS, client certificates required)\n"
+            "ok Server:     https://h:3 (TLS, client certificates optional)\n",
+            text,
+        )
 
     def test_several_servers(self) -> None:
         """Each with its path; a query, which may hold a token, is not shown."""
