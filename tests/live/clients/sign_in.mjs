@@ -31,6 +31,8 @@ function ways(job) {
       clientId: job.oauth.client_id,
       clientSecret: job.oauth.client_secret,
       expectedIssuer: job.oauth.issuer,
+      // The 1.x asks for the scopes it was given here, whatever the challenge says.
+      ...(which === "sdk" && { scope: job.oauth.scope }),
     });
   }
   return options;

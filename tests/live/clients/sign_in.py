@@ -1,9 +1,10 @@
 """Clients of PyPI's ``mcp`` 1.x or 2.x that sign in: by a token, a certificate, or OAuth discovery.
 
 Jobs on stdin: ``{"jobs": {name: {"url", "token"?, "ca"?, "certificate"?, "key"?, "oauth"?,
-"call": [tool, arguments]}}}``; ``oauth`` is ``{"client_id", "client_secret", "issuer"}``: the
-client knows its credentials and finds everything else by what the gateway says. The report on
-stdout: ``{name: {"tools": [...], "called": text} or {"error": words}}``.
+"call": [tool, arguments]}}}``; ``oauth`` is ``{"client_id", "client_secret", "issuer", "scope"}``:
+the client knows its credentials and finds everything else by what the gateway says, here also the
+scopes. The report on stdout:
+``{name: {"tools": [...], "called": text} or {"error": words}}``.
 """
 
 import json
