@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.live.clients_case import DEMO, PATH
 from tests.live.gateway_process import RunningGateway, stdio
+from tests.live.key_server import keys
 from tests.live.raw_client import Exchange, RawCase
-from tests.live.test_jwks import KeyServerCase, keys
+from tests.live.test_jwks import KeyServerCase
 from tests.tokens import SigningKey, b64, ec_key, ed_key, good, published, rsa_key, shared, signed
 
 ISSUER, AUDIENCE = "https://login.example/", "https://mcp.example.com/mcp/demo"
