@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the software of others that the live tests drive: Python and TypeScript SDKs, the reference
-# servers and an identity provider, below <repo>/.live (ignored by git); and, as root on Debian, npm
-# and Redis. Run again it only checks what is there.
+# servers and an identity provider, below <repo>/.live (ignored by git); and, as root on Debian, npm,
+# Redis and nginx. Run again it only checks what is there.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 live="$root/.live"
@@ -62,6 +62,8 @@ install_node() { # NAME NODE_MAJOR PACKAGES
 install_python mcp1 'mcp<2'
 install_python mcp2 'mcp>=2'
 command -v redis-server >/dev/null || install_debian redis-server
+# The tests start one of their own, which is not on the path of everybody.
+PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || install_debian nginx-light
 command -v npm >/dev/null || install_npm
 if command -v npm >/dev/null; then
     install_node node 20 "$packages"

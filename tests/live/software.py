@@ -84,3 +84,12 @@ def redis_server() -> str:
     if found is None:
         raise SkipTest("redis-server is not installed: run tests/live/install.sh")
     return found
+
+
+def nginx() -> str:
+    """The program of nginx; raises `SkipTest`."""
+    # Not on the path of everybody who may run it.
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise SkipTest("nginx is not installed: run tests/live/install.sh")
+    return found
