@@ -99,7 +99,8 @@ class GatewayCase(LiveCase):
             "audit": {"file": str(directory / "audit.log"), "log_arguments": True},
             "auth": {
                 "api_keys": [
-                    {"id": name, "key_hash": _hash(keys[name]), **rights[name]} for name in rights
+                    {"id": name, "key_hash": key_hash(keys[name]), **rights[name]}
+                    for name in rights
                 ]
             },
             **sections,
@@ -196,5 +197,6 @@ def audit_complaints(events: Sequence[Mapping[str, Any]], identities: set[str]) 
     return complaints
 
 
-def _hash(key: str) -> str:
+def key_hash(key: str) -> str:
+    """As it stands in a configuration."""
     return base64.b64encode(hashlib.sha256(key.encode()).digest()).decode()
