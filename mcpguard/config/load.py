@@ -11,7 +11,7 @@ from mcpguard.config.document import Bounds, Document, Unreadable, printable, qu
 from mcpguard.config.grammar import bind_address
 from mcpguard.config.places import Invalid, Place, Report
 from mcpguard.config.reading import NotReadable, read_file
-from mcpguard.config.rules import collide, exposure
+from mcpguard.config.rules import clash, collide, exposure
 from mcpguard.config.schema import ROOT
 from mcpguard.config.settings import Settings
 from mcpguard.config.toml_source import read_toml
@@ -133,6 +133,8 @@ def with_listener(loaded: Loaded, host: str | None, port: int | None) -> Loaded:
         if not 0 <= port <= 65_535:
             raise ConfigurationError((f"--port {port}: accepted: 0 (any free port) to 65535",))
         server = evolve(server, port=port)
+    if port and any(clash(server.every_listener[0], one) for one in server.listeners):
+        raise ConfigurationError((f"--port {port} is that of another listener",))
     if admin is not None and port is not None and collide(server, admin):
         raise ConfigurationError((f"--port {port} is that of the operator listener [admin]",))
     added = exposure(server) if host is not None else ()

@@ -1,6 +1,6 @@
 """The listeners for clients: one or several addresses, each with its own policy for TLS."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -74,6 +74,7 @@ class ClientListeners:
     public: list[PublicListener] = field(init=False, factory=list)
     """What is, or was, listened on."""
     _tls: tuple[ServerTls | None, ...] = field(init=False)
+    _secure: tuple[ServerTls, ...] = field(init=False)
     _ports: list[IListeningPort] = field(init=False, factory=list)
     _turns: list[Turns] = field(init=False, factory=list)
     _site: GuardSite | None = field(init=False, default=None)
@@ -96,12 +97,9 @@ class ClientListeners:
             )
             for index, one in enumerate(self.server.every_listener)
         )
+        self._secure = tuple(one for one in self._tls if one is not None)
         if self._secure:
             self.metrics.show(EXPIRY, self._ends, part="listeners")
-
-    @property
-    def _secure(self) -> Sequence[ServerTls]:
-        return [one for one in self._tls if one is not None]
 
     def revoked(self, certificate: PeerCertificate) -> bool:
         """Whether a client's certificate is on the lists of a listener, as they are now."""
@@ -153,6 +151,13 @@ class ClientListeners:
             url_of(one, port.getHost().port)  # type: ignore[attr-defined]
             for one, port in zip(self.server.every_listener, self._ports, strict=True)
         )
+
+    def public_url(self, port: int) -> str | None:
+        """What clients know the listener on a port by; that of ``[server]`` for any other."""
+        for one in self.public:
+            if one.port == port:
+                return one.url
+        return self.server.public_url
 
     def leave_turns(self) -> None:
         """Other workers need not wait for this one any more."""

@@ -94,14 +94,16 @@ def corridor_for(
     places: Places | None = None,
     schemas: ToolSchemas | None = None,
     owner: int | None = None,
+    public_url: Callable[[int], str | None] | None = None,
     challenges: Challenges = PLAIN,
 ) -> Pipeline:
     """The corridor over any directory, clock and trail.
 
     ``session_key`` (32 bytes) seals what clients carry for the gateway; None makes one, which
     ends with this process. ``limiter`` and ``places`` are in memory unless given, the limiter by
-    the same clock. ``owner`` is this worker's number among several: what clients bring back is
-    marked with it. A real reactor's clock is none for the limiter
+    the same clock. ``public_url`` tells what clients know the listener on a port by; without it
+    all are known by that of ``[server]``. ``owner`` is this worker's number among several: what
+    clients bring back is marked with it. A real reactor's clock is none for the limiter
     (`twisted.internet.base.ReactorBase.seconds` is `time.time`): a step back in time would lock
     everybody out until it has passed again.
     """
@@ -191,7 +193,7 @@ def corridor_for(
             sessions=sessions,
             clock=clock,
             new_session_id=lambda: marked(owner, new_session_id()),
-            public_url=server.public_url,
+            public_url=public_url or (lambda port: server.public_url),
         ),
         json=JSON_BOUNDS,
     )

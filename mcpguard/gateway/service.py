@@ -186,6 +186,7 @@ class Gateway(Service):
             ),
             schemas=schemas,
             owner=None if seat is None else seat.number,
+            public_url=self.listeners.public_url,
         )
         vitals = Vitals(
             version=__version__,

@@ -56,7 +56,8 @@ class SseWire:
     sessions: SessionBounds
     clock: IReactorTime
     new_session_id: Callable[[], str]
-    public_url: str | None
+    public_url: Callable[[int], str | None]
+    """What clients know the listener on a port by."""
     _open: dict[str, SseSession] = field(init=False, factory=dict)
     """By the ``sessionId`` of the endpoint. In the table each has another id, which nobody is
     told: so that no ``Mcp-Session-Id`` finds one."""
@@ -101,7 +102,7 @@ class SseWire:
         trip.session_digest = digest_of(session.id)
         held.waiting = self.clock.callLater(self.bounds.handshake_secs, self._end, held)
         self._expire(held, trip, principal)
-        path = messages_path(self.public_url, trip.incoming.path)
+        path = messages_path(self.public_url(trip.incoming.local_port), trip.incoming.path)
         stream.begin(trip.outlet, trip.answer_headers(), f"{path}?sessionId={token}")
         # Written at the start: a stream may stay open for days, and the evidence must not wait.
         trip.settle("success", 200)

@@ -516,10 +516,12 @@ class ListenerTests(SynchronousTestCase):
             (None, 65536, "--port 65536: accepted: 0"),
             (None, -1, "--port -1: accepted: 0"),
             (None, 9090, "--port 9090 is that of the operator listener"),
+            (None, 3001, "--port 3001 is that of another listener"),
+            ("0.0.0.0", 3002, "--port 3002 is that of another listener"),
         ):
-            error = self.assertRaises(
-                ConfigurationError, self.changed, host, port, UPSTREAM + "[admin]\n"
-            )
+            text = f"{UPSTREAM}[admin]\n[[server.listeners]]\nport = 3001\n"
+            text += '[[server.listeners]]\nport = 3002\nhost = "::1"\n'
+            error = self.assertRaises(ConfigurationError, self.changed, host, port, text)
             self.assertIn(words, error.problems[0])
 
     def test_exposure(self) -> None:

@@ -141,6 +141,12 @@ class ListenersTests(SynchronousTestCase):
         listeners = self.opened()
         self.assertEqual([one.url for one in listeners.public][2], "https://mcp.example.com")
         self.assertEqual([one.asks_certificates for one in listeners.public], [True, False, False])
+        for port, url in (
+            (3000, "https://127.0.0.1:3000"),
+            (3002, "https://mcp.example.com"),
+            (9, None),
+        ):
+            self.assertEqual(listeners.public_url(port), url)
         listeners.close()
         self.assertEqual(len(listeners.public), 3)
 

@@ -57,6 +57,19 @@ class StreamTests(SseCase):
         SseClient(rig).initialize()
         self.assertEqual(len(rig.upstream.links), 1)
 
+    def test_public_path_of_the_listener(self) -> None:
+        """Each listener may be known by a path of its own."""
+        rig = Rig()
+        asked: list[int] = []
+
+        def public_url(port: int) -> str:
+            asked.append(port)
+            return "https://example.com/guard"
+
+        rig.pipeline.sse.public_url = public_url
+        self.assertTrue(SseClient(rig).endpoint.startswith("/guard/messages?"))
+        self.assertEqual(asked, [0])
+
     def test_accept(self) -> None:
         """Whoever does not take an event stream is told so; a wildcard takes one."""
         for accept, status in ((None, 406), ("application/json", 406), ("*/*", 200)):
