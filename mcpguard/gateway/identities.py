@@ -27,6 +27,7 @@ CERTIFICATE_CHARS = 16_384
 """Of a certificate in a header."""
 MAX_CERTIFICATES = 1_000
 MAX_CERTIFICATE_PRINCIPALS = 10_000
+MAX_PEERS = 10_000
 KNOWN_TOKENS = 4_096
 KNOWN_TOKEN_CHARACTERS = 8_388_608
 KNOWN_SCOPE_SETS = 1_024
@@ -67,6 +68,7 @@ def identities_for(
         () if mtls is None else mtls.trusted_proxy_ips,
         revoked,
         CertificateHeaders(CERTIFICATE_CHARS, MAX_CERTIFICATES),
+        MAX_PEERS,
     )
     certificates = None
     if mtls is not None and mtls.enabled:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from enum import Enum
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from mcpguard.config.settings import IdentityKeys, MtlsSettings, Network
 from mcpguard.errors import Reason, Refusal, Refused
@@ -52,6 +52,9 @@ class Presented:
     revoked: Callable[[PeerCertificate], bool]
     """Whether a certificate was revoked since its connection was made."""
     headers: CertificateHeaders
+    max_peers: int
+    """Addresses that are remembered as those of a proxy, or of none."""
+    _proxies: dict[str, bool] = field(init=False, factory=dict)
 
     def certificate_of(self, incoming: Incoming, now: float) -> PeerCertificate | None:
         """Give the certificate, None where there is none; ``now`` is in Unix seconds.
@@ -60,7 +63,7 @@ class Presented:
         yes, a certificate that cannot be read, is not valid yet or no more, or was revoked. It is
         judged anew for each request: a connection may outlive its certificate.
         """
-        if self.trusted and is_within(incoming.peer, self.trusted):
+        if self.trusted and self._is_proxy(incoming.peer):
             certificate = self.headers.certificate_in(incoming.headers)
         else:
             certificate = incoming.certificate
@@ -75,6 +78,15 @@ class Presented:
         if self.revoked(certificate):
             raise _refused("is revoked", certificate)
         return certificate
+
+    def _is_proxy(self, peer: str) -> bool:
+        known = self._proxies.get(peer)
+        if known is None:
+            # There may be a thousand networks, and there are few proxies.
+            if len(self._proxies) >= self.max_peers:
+                self._proxies.clear()
+            known = self._proxies[peer] = is_within(peer, self.trusted)
+        return known
 
 
 def _refused(why: str, certificate: PeerCertificate) -> Refused:

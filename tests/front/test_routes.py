@@ -336,6 +336,13 @@ class TheOperatorListener(SynchronousTestCase):
             self.assertEqual(self.ask(line).status, 404)
         self.assertEqual(self.listener.corridor.handled, [])
 
+    def test_no_resource(self) -> None:
+        """Nor is this a resource that tokens are for."""
+        for path in ("", "/mcp"):
+            known = f"/.well-known/oauth-protected-resource{path}"
+            self.listener.documents[known] = {"resource": "x"}
+            self.assertEqual(self.ask(f"GET {known}").status, 404)
+
     def test_screening(self) -> None:
         """The Host rule holds here as well."""
         self.listener.corridor.screening = Refusal(Reason.BAD_HOST)

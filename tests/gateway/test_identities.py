@@ -148,6 +148,33 @@ class ChainTests(SynchronousTestCase):
             else:
                 self.assertIn("resource", self.refusal(found, incoming).detail)
 
+    def test_bound_token_by_a_proxy(self) -> None:
+        """Behind a proxy it is the certificate in its headers, also if those sign nobody in."""
+        issued = Authority("CA").issue("x")
+        mine = facts(issued)
+        now = (mine.not_before + mine.not_after) / 2
+        token = token_of(cnf={"x5t#S256": mine.thumbprint}, iat=int(now) - 9, exp=int(now) + 9)
+        bearer = {"authorization": (f"Bearer {token}",)}
+        verified = {
+            "x-ssl-client-verify": ("SUCCESS",),
+            "x-ssl-client-cert": (pem_header(issued),),
+            **bearer,
+        }
+        mtls = MtlsSettings(enabled=False, trusted_proxy_ips=(ip_network(PROXY),))
+        auth = AuthSettings(jwt=SIMPLE, mtls=mtls)
+        found = identities_for(auth, directory(), lambda: LISTENERS, lambda: now)
+        principal = found.chain.authenticate(request(verified, peer=PROXY), now)
+        assert isinstance(principal, Principal)
+        self.assertEqual(principal.key, "jwt:alice")
+        for incoming in (
+            # What the proxy shows itself is not its client's.
+            request(bearer, peer=PROXY, shown=mine),
+            request(verified),
+            request({**verified, "x-ssl-client-verify": ("FAILED:x",)}, peer=PROXY),
+        ):
+            refusal = self.refusal(found, incoming, now)
+            self.assertIs(refusal.reason, Reason.BAD_CREDENTIALS)
+
     def test_challenge(self) -> None:
         """Refused clients are told where to sign in, if they are signed in anywhere."""
         headers = self.refusal(identities(api_keys=(api_key("a"),)), request()).headers

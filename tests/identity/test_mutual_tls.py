@@ -39,6 +39,7 @@ def presented(*, revoked: frozenset[int] = frozenset(), trusted: bool = True) ->
         TRUSTED if trusted else (),
         lambda one: one.serial in revoked,
         CertificateHeaders(max_chars=4_000, max_kept=10),
+        max_peers=3,
     )
 
 
@@ -88,6 +89,16 @@ class PresentedTests(SynchronousTestCase):
         self.assertIs(
             refusal_of(presented(), request(bad, peer=PROXY), NOW).reason, Reason.BAD_CREDENTIALS
         )
+
+    def test_peers_remembered(self) -> None:
+        """Whoever else has been asked about, a proxy is one, and nobody else."""
+        one = presented()
+        for number in range(10):
+            for peer, trusted in ((f"10.0.0.{number}", True), (f"192.0.2.{number}", False)):
+                for _ in range(2):
+                    found = one.certificate_of(request(HEADERS, peer=peer), GOOD_AT)
+                    self.assertEqual(found is not None, trusted)
+                self.assertLessEqual(len(one._proxies), 3)
 
     def test_dates(self) -> None:
         """A certificate counts from its first second to its last, in both modes."""
