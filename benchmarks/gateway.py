@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import ssl
 import sys
 import time
 import urllib.request
@@ -12,7 +13,7 @@ from typing import Any
 import tomlkit
 
 from benchmarks import machine
-from benchmarks.bench import ROOT, SERVERS, Bench, Row, Target
+from benchmarks.bench import ROOT, Bench, Row, Target
 from benchmarks.machine import Layout
 from benchmarks.program import Unavailable
 
@@ -97,21 +98,30 @@ def start_gateway(
     written = settings(bench, name, upstream_of(bench, kind, layout), changes or {})
     if workers > 1:
         written["server"]["workers"] = workers
+    if tls:
+        certificate, key = map(str, bench.certificate)
+        written["server"]["tls"] = {
+            "cert_path": certificate,
+            "key_path": key,
+            "min_version": "1.3",
+        }
     config = bench.directory / f"{name}.toml"
     config.touch(0o600)
     config.write_text(tomlkit.dumps(written))
     environment = {"PYTHONPATH": str(ROOT)}
-    if tls:
-        command: list[str | Path] = [
-            *(sys.executable, SERVERS / "tls_gateway.py", "--config", config),
-            *("--certificate", bench.certificate[0], "--key", bench.certificate[1]),
-        ]
-    else:
-        command = [sys.executable, "-m", "mcpguard", "-c", config, "run", "--port", "0"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "mcpguard",
+        "-c",
+        config,
+        "run",
+        "--port",
+        "0",
+    ]
     program = bench.start(name, command, layout=layout, env=environment)
     base = program.says(r"(https?://127\.0\.0\.1:\d+)[\s\S]*Ready")[1]
-    if not tls:
-        _await_ready(f"{base}/ready")
+    _await_ready(f"{base}/ready", bench.certificate[0] if tls else None)
     if workers > 1 and len(machine.tree(program.pid)) <= workers:
         raise Unavailable(f"it was told to start {workers} workers and has none")
     return Target(
@@ -125,12 +135,13 @@ def start_gateway(
     )
 
 
-def _await_ready(url: str) -> None:
+def _await_ready(url: str, certificate: Path | None) -> None:
     """Wait until the gateway has all it needs: its limits may be in Redis, say."""
+    context = ssl.create_default_context(cafile=certificate) if certificate else None
     until = time.monotonic() + READY_SECS
     while time.monotonic() < until:
         try:
-            with urllib.request.urlopen(url, timeout=READY_SECS) as page:
+            with urllib.request.urlopen(url, timeout=READY_SECS, context=context) as page:
                 if page.status == 200:
                     return
         except OSError:

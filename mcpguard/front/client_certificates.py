@@ -20,9 +20,9 @@ def certificate_of(transport: Any) -> PeerCertificate | None:
     if ISSLTransport(transport, None) is None:
         return None
     connection = transport.getHandle()
-    if connection.get_peer_certificate(as_cryptography=True) is None:
-        return None
     chain = connection.get_verified_chain(as_cryptography=True)
-    if not chain:
+    if chain:
+        return peer_certificate(chain[0], chain[1:])
+    if connection.get_peer_certificate(as_cryptography=True) is not None:
         raise ValueError("a certificate without a verified chain")
-    return peer_certificate(chain[0], chain[1:])
+    return None
