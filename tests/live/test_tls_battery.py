@@ -8,6 +8,7 @@ from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 from attrs import define
 from twisted.internet.threads import deferToThread
 
@@ -114,6 +115,16 @@ class BatteryCase(GatewayCase):
             ["curl", "-sSi", "--cacert", self.path("servers.crt"), *shown, *args, url], seconds=10
         )
         return Said(f"{status}\n{out}\n{err}")
+
+    async def until_served(self, port: int) -> None:
+        """Wait until who has no certificate is served, whichever worker has the connection."""
+        good = 0
+        for _ in range(40):
+            good = good + 1 if (await self.openssl(port)).served else 0
+            if good == 3:
+                return
+            await self.pause(0.2)
+        self.fail("nobody is served without a certificate")
 
     def pair(self, who: str, cert: str, key: str) -> tuple[str, ...]:
         """The options that show a certificate; of its chain, too, where the client knows how."""
@@ -445,6 +456,15 @@ class WorkersTests(BatteryCase):
         sent = re.search(r'mcp_guard_handovers_total\{result="sent"\} (\S+)', page)
         assert sent is not None, "nothing was passed on"
         self.assertGreater(float(sent[1]), 0)
+        # Another policy comes with other workers, on the sockets that are there.
+        self.assertFalse((await self.openssl(port)).served)
+        config = gateway.audit_file.parent / "mcp-guard.toml"
+        document: Any = tomlkit.parse(config.read_text())
+        document["server"]["listeners"][0]["tls"]["client_auth"] = "optional"
+        config.write_text(tomlkit.dumps(document))
+        gateway.program.signal("HUP")
+        await gateway.program.said("reloaded")
+        await self.until_served(port)
         # Whoever guesses is not let in any more, nor is anybody else there for some time.
         self.show("stranger", Authority("Others").issue("alice"))
         for _ in range(10):
