@@ -108,9 +108,16 @@ class Connection:
             # It has proved something, and nobody can say what.
             _log.failure("a client's certificate cannot be read")
             self.abort("bad_certificate")
+            return
+        self._judge_certificate()
+
+    def _judge_certificate(self) -> None:
+        """A handshake may have begun before the list was there that says so."""
+        if self.certificate is not None and self._guard.revoked(self.certificate):
+            self.revoke("certificate_revoked")
 
     def revoke(self, word: str) -> None:
-        """Drop the connection because its certificate is good no longer."""
+        """Drop the connection, unless it is being closed: its certificate is good no longer."""
         if self.phase is not Phase.CLOSING:
             self.abort(word)
 
@@ -168,6 +175,8 @@ class Connection:
         word = self._guard.admit(self)
         if word:
             self.abort(word)
+        else:
+            self._judge_certificate()
 
     def _note_congestion(self) -> None:
         """Note since when the client leaves the transport's buffer full."""

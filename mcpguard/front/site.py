@@ -13,7 +13,7 @@ from twisted.web.server import Site
 
 from mcpguard.front.bounds import Budget, Limits
 from mcpguard.front.channel import GuardChannel
-from mcpguard.front.connection import Connection
+from mcpguard.front.connection import Connection, Phase
 from mcpguard.front.cors import Cors
 from mcpguard.front.exchange import Corridor, Gate
 from mcpguard.front.fast_channel import FastChannel
@@ -110,6 +110,8 @@ class GuardSite(Site):
         """Whether a request of no session has its home there; see `moving.Handover`."""
         self.is_parked_elsewhere: Callable[[bytes], bool] = _never
         """Whether a request with this body, of no session, goes on with what another one holds."""
+        self.revoked: Callable[[PeerCertificate], bool] = _never
+        """Whether a client's certificate was revoked since it was verified."""
         self.handover: Handover | None = None
         self._corridor = corridor
         self._heads_age_at = 0.0
@@ -209,15 +211,17 @@ class GuardSite(Site):
                 return
             channel.drop_answer()
 
-    def cut(self, judge: Callable[[PeerCertificate], bool], word: str) -> int:
-        """Drop every connection whose client's certificate ``judge`` says yes to; how many."""
+    def cut_revoked(self) -> int:
+        """Drop every connection whose client's certificate is `revoked` by now; how many."""
         found = [
             channel
             for channel in self._channels
-            if channel.certificate is not None and judge(channel.certificate)
+            if channel.certificate is not None
+            and channel.phase is not Phase.CLOSING
+            and self.revoked(channel.certificate)
         ]
         for channel in found:
-            channel.revoke(word)
+            channel.revoke("certificate_revoked")
         return len(found)
 
     def wind_down(self) -> None:

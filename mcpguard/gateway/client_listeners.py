@@ -118,6 +118,7 @@ class ClientListeners:
         Raises `CannotListenError`.
         """
         self._site = site
+        site.revoked = self.revoked
         for index, (one, tls) in enumerate(zip(self.server.every_listener, self._tls, strict=True)):
             factory: Any = site if tls is None else self._wrapped(site, callers, tls)
             if sockets is None:
@@ -192,7 +193,7 @@ class ClientListeners:
         details: dict[str, Any] = {"listener": rotation.listener}
         if good:
             details["changed"] = list(rotation.changed)
-            cut = 0 if self._site is None else self._site.cut(self.revoked, "certificate_revoked")
+            cut = 0 if self._site is None else self._site.cut_revoked()
             if cut:
                 details["connections_cut"] = cut
         else:

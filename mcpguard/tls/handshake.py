@@ -9,10 +9,13 @@ from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-from mcpguard.tls.words import SUCCESS, word_of_error, word_of_number
+from mcpguard.tls.words import LIMITS_UNAVAILABLE, SUCCESS, word_of_error, word_of_number
+
+_log = Logger()
 
 _MAX_SUBJECT = 200
 
@@ -81,10 +84,15 @@ class GuardTls(TLSMemoryBIOProtocol):
             # By whoever would have served it, who has counted it.
             self._told = True
             return
-        admitted = keeping.admits(self._peer)
+        try:
+            admitted = keeping.admits(self._peer)
+        except Exception:
+            _log.failure("whether a handshake may begin cannot be told")
+            admitted = LIMITS_UNAVAILABLE
         if isinstance(admitted, Deferred):
             # Nothing of a handshake is read before it is known.
             transport.pauseProducing()
+            admitted.addErrback(_undecided)
             admitted.addCallback(self._decided, transport)
         elif admitted:
             self._turn_away(admitted)
@@ -134,7 +142,11 @@ class GuardTls(TLSMemoryBIOProtocol):
     def _tell(self, word: str, shown: Presented | None = None) -> None:
         if not self._told:
             self._told = True
-            self.factory.keeping.on_ended(Ended(self._peer, word, shown))
+            try:
+                self.factory.keeping.on_ended(Ended(self._peer, word, shown))
+            except Exception:
+                # Whatever is wrong with what is made of it, the handshake has ended like this.
+                _log.failure("the end of a handshake cannot be told")
 
 
 class GuardTlsFactory(TLSMemoryBIOFactory):
@@ -155,12 +167,18 @@ class GuardTlsFactory(TLSMemoryBIOFactory):
         self.keeping = keeping
 
 
+def _undecided(failure: Failure) -> str:
+    _log.failure("whether a handshake may begin cannot be told", failure=failure)
+    return LIMITS_UNAVAILABLE
+
+
 def presented(certificate: X509, depth: int) -> Presented:
     """Who a refused certificate names, cut short and printable."""
     try:
         parsed: x509.Certificate = certificate.to_cryptography()
         subject, serial = parsed.subject.rfc4514_string(), f"{parsed.serial_number:x}"
-    except ValueError:
+    except Exception:
+        # It is whatever a stranger has made up, and refused already.
         subject, serial = "not readable", ""
     printable = "".join(c if c.isprintable() else "?" for c in subject[:_MAX_SUBJECT])
     return Presented(printable, serial[:64], depth)

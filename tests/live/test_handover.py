@@ -380,13 +380,20 @@ class SecureHandover(Conversations, HandoverCase):
             connection = await deferToThread(self.connect)
             await deferToThread(connection.sendall, post("2.a"))
             await self.until(lambda: self.registered() == [1, 1, 0])
-            cut = self.listeners[number].site.cut(
-                lambda certificate: certificate.common_names == ("alice",), "certificate_revoked"
-            )
-            self.assertEqual(cut, 1)
+            site = self.listeners[number].site
+            site.revoked = lambda certificate: certificate.common_names == ("alice",)
+            self.assertEqual(site.cut_revoked(), 1)
             await self.until(lambda: self.registered() == [0, 0, 0])
             self.assertEqual(self.listeners[number].dropped, ["certificate_revoked"])
             connection.close()
+            site.revoked = lambda certificate: False
+        # One that is sent to where it is known to be revoked does not begin there.
+        self.listeners[3].site.revoked = lambda certificate: True
+        connection = await deferToThread(self.connect)
+        await deferToThread(connection.sendall, post("3.a"))
+        self.assertEqual(await deferToThread(receive_all, connection), b"")
+        self.assertEqual(self.listeners[3].dropped, ["certificate_revoked"])
+        self.assertEqual(self.listeners[3].corridor.handled, [])
 
     async def test_owner_ends(self) -> None:
         """When the owner ends the connection its client sees that, and all of the answer."""

@@ -2,6 +2,7 @@
 
 import ssl
 
+from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred
@@ -356,6 +357,36 @@ class EndTests(TlsCase):
                 self.assertEqual(client.ask()[0].status, 200)
             self.assertEqual(listener.words, [word or "success"])
 
+    def test_fault_while_deciding(self) -> None:
+        """Where it cannot be told whether a handshake may begin, it does not."""
+
+        def broken(peer: str) -> str:
+            raise ValueError("broken")
+
+        later: Deferred[str] = Deferred()
+        for admits in (broken, lambda peer: later):
+            listener = self.listener(admits=admits)
+            client = TlsClient(listener, self.context())
+            if not later.called and admits is not broken:
+                later.errback(ValueError("broken"))
+            self.assertTrue(client.transport.aborted)
+            self.assertEqual(listener.words, ["limits_unavailable"])
+            self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_fault_while_telling(self) -> None:
+        """What goes wrong with telling of a failure changes nothing about it."""
+        listener = self.listener()
+
+        def broken(ended: object) -> None:
+            raise ValueError("broken")
+
+        object.__setattr__(listener.factory.keeping, "on_ended", broken)
+        client = self.connect(listener)
+        self.assertIsNotNone(client.failure)
+        listener.clock.advance(1)
+        self.assertEqual(listener.inner.site.connections, 0)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
     def test_left_meanwhile(self) -> None:
         """An answer that comes too late changes nothing."""
         for word in ("", "too_many_failures"):
@@ -402,3 +433,9 @@ class WordTests(TlsCase):
         self.assertTrue(shown.subject.isprintable())
         self.assertEqual(shown.serial, f"{issued.certificate.serial_number:x}")
         self.assertEqual(shown.depth, 2)
+
+        class Broken:
+            def to_cryptography(self) -> None:
+                raise x509.InvalidVersion("version 7", 7)
+
+        self.assertEqual(presented(Broken(), 0).subject, "not readable")  # type: ignore[arg-type]

@@ -175,15 +175,25 @@ class EndTests(TlsCase):
         )
         # The general channel has it now.
         second.ask("X-A: 1", "X-A: 2")
-        cut = gate.inner.site.cut(
-            lambda one: one.serial == alice.certificate.serial_number, "certificate_revoked"
-        )
-        self.assertEqual(cut, 2)
+        gate.inner.site.revoked = lambda one: one.serial == alice.certificate.serial_number
+        self.assertEqual(gate.inner.site.cut_revoked(), 2)
+        self.assertEqual(gate.inner.site.cut_revoked(), 0)
         gate.clock.advance(0)
         self.assertEqual(gate.inner.dropped, ["certificate_revoked"] * 2)
         self.assertTrue(first.transport.aborted and second.transport.aborted)
         for client in (other, none):
             self.assertEqual(client.ask()[0].status, 200)
+
+    def test_revoked_on_the_way(self) -> None:
+        """Who has begun a handshake before the list was there does not get in by it."""
+        gate = self.listener()
+        alice = self.clients.issue("alice")
+        client = TlsClient(gate, self.context(alice))
+        gate.inner.site.revoked = lambda one: one.serial == alice.certificate.serial_number
+        client.shake()
+        client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+        self.assertEqual(gate.inner.dropped, ["certificate_revoked"])
+        self.assertEqual(gate.inner.corridor.handled, [])
 
     def test_version_of_the_client(self) -> None:
         """All that holds over TLS 1.2 as well."""
