@@ -32,6 +32,8 @@ ROTATIONS = "mcp_guard_certificate_rotations_total"
 MATERIAL = MaterialBounds(pem_bytes=MAX_PEM_BYTES, crl_bytes=MAX_CRL_BYTES)
 LOOK_SECS = 2.0
 """How often the files of a listener are looked at."""
+RETRY_SECS = 60.0
+"""After how long files that could not be used are tried again."""
 DAY_SECS = 86_400.0
 """How often the log warns of what ends soon, or has ended; a start warns by itself."""
 
@@ -92,6 +94,7 @@ class ClientListeners:
                 wall=self.wall,
                 bounds=MATERIAL,
                 every_secs=LOOK_SECS,
+                retry_secs=RETRY_SECS,
                 strict=self.strict,
                 on_rotation=self._rotated,
             )

@@ -1,6 +1,6 @@
 """What a listener speaks TLS with: read from its files whole, or not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -26,6 +26,14 @@ from mcpguard.policy.certificates import (
 from mcpguard.tls.files import Unreadable, read_bounded
 
 _Read = TypeVar("_Read")
+
+_KEYS = {
+    "server": "cert_path",
+    "client_ca": "client_ca_path",
+    "client_crl": "client_crl_path",
+}
+KINDS = tuple(_KEYS)
+"""What material consists of, besides the key of its certificate."""
 
 
 @frozen
@@ -56,13 +64,20 @@ class Material:
 
 
 def load_material(
-    tls: TlsSettings, where: str, bounds: MaterialBounds, now: float, *, strict: bool
+    tls: TlsSettings,
+    where: str,
+    bounds: MaterialBounds,
+    now: float,
+    *,
+    strict: bool,
+    known: "Material | None" = None,
 ) -> Material:
     """Read and check every file that a listener's TLS needs, at ``now`` (Unix seconds).
 
     ``where`` is the key of the settings (``server.tls``). Not ``strict``: what is judged of whole
-    certificates, such as their dates, is of no account. Raises `ConfigurationError` with every
-    problem: the key, the path, what is wrong and what to do.
+    certificates, such as their dates, is of no account; with ``known``, what is in use, neither is
+    it where it is no news, so that a list that has ended keeps no new certificate away. Raises
+    `ConfigurationError` with every problem: the key, the path, what is wrong and what to do.
     """
     reading = _Reading(tls, where)
     chain = reading.read("cert_path", bounds.pem_bytes, read_certificates) or ()
@@ -73,10 +88,7 @@ def load_material(
         authorities = reading.read("client_ca_path", bounds.pem_bytes, read_certificates) or ()
     if tls.client_crl_path is not None:
         crls = reading.read("client_crl_path", bounds.crl_bytes, read_crls) or ()
-    problems = list(reading.problems)
-    reading.judge(chain, authorities, crls, now)
-    if not strict:
-        reading.problems = problems
+    reading.judge(chain, authorities, crls, now, _news(known, chain, authorities, crls, strict))
     if key is not None:
         reading.complain("key_path", *judge_key(key))
         if chain and not belongs_to(chain[0], key):
@@ -102,7 +114,7 @@ def outlook(
 ) -> tuple[Sequence[str], Sequence[str]]:
     """What is wrong by now with material that was good once, and what soon will be."""
     reading = _Reading(tls, where)
-    reading.judge(material.chain, material.authorities, material.crls, now)
+    reading.judge(material.chain, material.authorities, material.crls, now, KINDS)
     return reading.problems, reading.warnings
 
 
@@ -132,25 +144,53 @@ class _Reading:
         authorities: Sequence[x509.Certificate],
         crls: Sequence[x509.CertificateRevocationList],
         now: float,
+        strictly: Collection[str],
     ) -> None:
         moment = datetime.fromtimestamp(now, UTC)
+        judged: dict[str, Findings] = {}
         if chain:
-            self._judged("server", "cert_path", judge_own(chain, moment, server=True))
+            judged["server"] = judge_own(chain, moment, server=True)
         if authorities:
-            found = judge_authorities(authorities, moment, issuing=True)
-            self._judged("client_ca", "client_ca_path", found)
+            judged["client_ca"] = judge_authorities(authorities, moment, issuing=True)
         if crls and authorities:
-            found = judge_crls(crls, authorities, moment)
-            self._judged("client_crl", "client_crl_path", found)
+            judged["client_crl"] = judge_crls(crls, authorities, moment)
+        for kind, found in judged.items():
+            self._judged(kind, found, strict=kind in strictly)
 
-    def _judged(self, kind: str, key: str, found: Findings) -> None:
-        self.complain(key, *found.problems)
+    def _judged(self, kind: str, found: Findings, *, strict: bool) -> None:
+        key = _KEYS[kind]
+        if strict:
+            self.complain(key, *found.problems)
         self.warnings += [self._about(key, words) for words in found.warnings]
         if found.end is not None:
             self.ends[kind] = found.end.timestamp()
 
     def _about(self, key: str, words: str) -> str:
         return f"{self._where}.{key}: {getattr(self._tls, key)} {words}"
+
+
+def changed(old: Material, new: Material) -> tuple[str, ...]:
+    """What is another one, of `KINDS`: a file may have been written again as it was."""
+    return _news(old, new.chain, new.authorities, new.crls, True)
+
+
+def _news(
+    known: Material | None,
+    chain: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    crls: Sequence[x509.CertificateRevocationList],
+    strict: bool,
+) -> tuple[str, ...]:
+    if not strict:
+        return ()
+    if known is None:
+        return KINDS
+    same = (
+        known.chain == tuple(chain),
+        known.authorities == tuple(authorities),
+        known.crls == tuple(crls),
+    )
+    return tuple(kind for kind, is_same in zip(KINDS, same, strict=True) if not is_same)
 
 
 def _revoked(

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IOpenSSLServerConnectionCreator,
+    IReactorTime,
+)
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -14,12 +18,10 @@ from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.tls.context import context_for
-from mcpguard.tls.material import Material, MaterialBounds, load_material, outlook
+from mcpguard.tls.material import Material, MaterialBounds, changed, load_material, outlook
 from mcpguard.tls.watch import Watch
 
 log = Logger()
-
-KINDS = ("server", "client_ca", "client_crl")
 
 
 @frozen
@@ -30,7 +32,7 @@ class Rotation:
     problems: tuple[str, ...]
     """Why they are not used; empty: they are."""
     changed: tuple[str, ...] = ()
-    """What is another one now: of `KINDS`."""
+    """What is another one now, of `material.KINDS`."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -46,6 +48,8 @@ class ServerTls:
         where: the key of ``settings``, for messages.
         wall: Unix seconds.
         every_secs: how often the files are looked at.
+        retry_secs: after how long what could not be used is tried again, without a word unless
+            something else comes of it: a certificate may be for the next minute.
         strict: whether those at the start are judged as later ones are; else it is enough that
             OpenSSL takes them, which refuses clients by what has ended.
         on_rotation: told of each change, after it is in force if it is good.
@@ -58,16 +62,20 @@ class ServerTls:
     wall: Callable[[], float]
     bounds: MaterialBounds
     every_secs: float
+    retry_secs: float
     strict: bool
     on_rotation: Callable[[Rotation], None]
     material: Material = field(init=False)
     _context: SSL.Context = field(init=False)
     _watch: Watch = field(init=False)
+    _rejected: tuple[str, ...] = field(init=False, default=())
+    """Why the files that are there now are not used."""
+    _retry: IDelayedCall | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self._watch = Watch(self.clock, self.paths, self.every_secs, self.reload)
         self._watch.note()
-        self.material, self._context = self._read(self.strict)
+        self.material, self._context = self._read(self.strict, None)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -83,26 +91,39 @@ class ServerTls:
     def stop(self) -> None:
         """Watch them no more."""
         self._watch.stop()
+        self._cancel()
 
     def reload(self) -> None:
         """Read the files again, and use them from the next handshake on if they are good."""
-        before = self.material
+        self._cancel()
+        before, rejected = self.material, self._rejected
         try:
-            self.material, self._context = self._read(True)
+            self.material, self._context = self._read(True, before)
         except ConfigurationError as error:
-            for problem in error.problems:
-                log.error(
-                    "the changed certificates of {listener} are not used: {problem}",
-                    listener=self.listener,
-                    problem=problem,
-                )
-            self.on_rotation(Rotation(self.listener, error.problems))
-        else:
-            changed = _changed(before, self.material)
-            if changed:
-                what = ", ".join(changed)
-                log.info("{listener} has a new {what}", listener=self.listener, what=what)
-                self.on_rotation(Rotation(self.listener, (), changed))
+            self._rejected = error.problems
+            self._retry = self.clock.callLater(self.retry_secs, self.reload)
+            if self._rejected != rejected:
+                self._reject(error.problems)
+            return
+        self._rejected = ()
+        news = changed(before, self.material)
+        if news:
+            log.info("{listener} has a new {what}", listener=self.listener, what=", ".join(news))
+            self.on_rotation(Rotation(self.listener, (), news))
+
+    def _reject(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            log.error(
+                "the changed certificates of {listener} are not used: {problem}",
+                listener=self.listener,
+                problem=problem,
+            )
+        self.on_rotation(Rotation(self.listener, problems))
+
+    def _cancel(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._retry = None
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLServerConnectionCreator`."""
@@ -120,16 +141,8 @@ class ServerTls:
         """What is wrong by now with what is in use, and what will be soon."""
         return outlook(self.material, self.settings, self.where, self.wall())
 
-    def _read(self, strict: bool) -> tuple[Material, SSL.Context]:
-        material = load_material(self.settings, self.where, self.bounds, self.wall(), strict=strict)
+    def _read(self, strict: bool, known: Material | None) -> tuple[Material, SSL.Context]:
+        material = load_material(
+            self.settings, self.where, self.bounds, self.wall(), strict=strict, known=known
+        )
         return material, context_for(material, self.settings, self.where)
-
-
-def _changed(old: Material, new: Material) -> tuple[str, ...]:
-    """A file may have been written again as it was."""
-    same = (
-        old.chain == new.chain,
-        old.authorities == new.authorities,
-        old.crls == new.crls,
-    )
-    return tuple(kind for kind, is_same in zip(KINDS, same, strict=True) if not is_same)

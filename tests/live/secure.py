@@ -39,6 +39,7 @@ class Secure:
             wall=time.time,
             bounds=MaterialBounds(pem_bytes=100_000, crl_bytes=100_000),
             every_secs=2.0,
+            retry_secs=60.0,
             strict=True,
             on_rotation=lambda rotation: None,
         )

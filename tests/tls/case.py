@@ -162,6 +162,7 @@ class TlsListener:
             wall=self._now,
             bounds=BOUNDS,
             every_secs=2.0,
+            retry_secs=60.0,
             strict=self.strict,
             on_rotation=self.rotations.append,
         )

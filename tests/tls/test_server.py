@@ -89,6 +89,39 @@ class RotationTests(TlsCase):
         self.assertIsNone(self.connect(self.gate, bob).failure)
         self.assertIsNotNone(self.connect(self.gate, self.alice).failure)
 
+    def test_not_valid_yet(self) -> None:
+        """What is good a minute later is used then, without another word until that."""
+        new = self.servers.server()
+        starts = new.certificate.not_valid_before_utc.timestamp()
+        self.gate.wall -= self.gate.wall + self.gate.clock.seconds() - starts + 150.0
+        files(self.directory, "server", new)
+        self.pass_time()
+        (rotation,) = self.gate.rotations
+        self.assertIn("is not valid before", " ".join(rotation.problems))
+        self.gate.clock.pump([60.0] * 2)
+        self.assertEqual(len(self.gate.rotations), 1)
+        self.gate.clock.pump([60.0] * 2)
+        self.assertEqual(self.gate.rotations[1].changed, ("server",))
+        self.gate.clock.pump([60.0] * 5)
+        self.assertEqual(len(self.gate.rotations), 2)
+
+    def test_what_has_ended_keeps_nothing_new_away(self) -> None:
+        """A list that nobody has renewed is no reason to let the listener's certificate end."""
+        self.gate.wall += 6 * 86_400.0
+        new = self.servers.server(days=30.0)
+        files(self.directory, "server", new)
+        self.pass_time()
+        (rotation,) = self.gate.rotations
+        self.assertEqual((rotation.problems, rotation.changed), ((), ("server",)))
+        # A new one that has ended too is one, and a list of another CA.
+        for crl, words in (
+            (self.clients.crl(days=1.0), "had to be renewed"),
+            (Authority("Clients").crl(days=9.0), "wrong signature"),
+        ):
+            self.crl.write_bytes(crl)
+            self.pass_time()
+            self.assertIn(words, " ".join(self.gate.rotations.pop().problems))
+
     def test_changed_before_it_watched(self) -> None:
         """What changes after it was read and before it is watched is noticed."""
         gate = self.listener(self.settings())
