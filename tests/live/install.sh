@@ -62,6 +62,8 @@ install_node() { # NAME NODE_MAJOR PACKAGES
 install_python mcp1 'mcp<2'
 install_python mcp2 'mcp>=2'
 command -v redis-server >/dev/null || install_debian redis-server
+command -v curl >/dev/null || install_debian curl
+command -v openssl >/dev/null || install_debian openssl
 # The tests start one of their own, which is not on the path of everybody.
 PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || install_debian nginx-light
 command -v npm >/dev/null || install_npm

@@ -78,18 +78,20 @@ def server_filesystem() -> list[str]:
     return [str(node()), str(package / "dist" / "index.js")]
 
 
+def program(name: str) -> str:
+    """A program of Debian's, such as ``openssl``; raises `SkipTest`."""
+    # Servers are not on the path of everybody who may run them.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise SkipTest(f"{name} is not installed: run tests/live/install.sh")
+    return found
+
+
 def redis_server() -> str:
     """The program of a Redis server; raises `SkipTest`."""
-    found = shutil.which("redis-server")
-    if found is None:
-        raise SkipTest("redis-server is not installed: run tests/live/install.sh")
-    return found
+    return program("redis-server")
 
 
 def nginx() -> str:
     """The program of nginx; raises `SkipTest`."""
-    # Not on the path of everybody who may run it.
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise SkipTest("nginx is not installed: run tests/live/install.sh")
-    return found
+    return program("nginx")

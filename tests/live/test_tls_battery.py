@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.live.gateway_process import GatewayCase, RunningGateway, key_hash, stdio
 from tests.live.processes import free_port
+from tests.live.software import program
 from tests.pki import SERVER, Authority, Issued
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -41,7 +42,9 @@ class BatteryCase(GatewayCase):
     """Certificates, and a gateway before the demo server."""
 
     async def prepare(self, **more: Any) -> None:
-        """Make the certificates."""
+        """Make the certificates; raises `SkipTest` without the programs that try them."""
+        program("openssl")
+        program("curl")
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.servers, self.clients = Authority("Servers"), Authority("Clients")
