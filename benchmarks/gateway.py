@@ -92,8 +92,12 @@ def start_gateway(
     workers: int = 1,
     tls: bool = False,
     changes: Mapping[str, Mapping[str, Any]] | None = None,
+    token: str | None = None,
 ) -> Target:
-    """Start a gateway; raises `Unavailable` when it does not take the configuration."""
+    """Start a gateway; raises `Unavailable` when it does not take the configuration.
+
+    ``token`` is what clients sign in by, the run's own API key unless it is given.
+    """
     layout = bench.layout.for_workers(workers)
     written = settings(bench, name, upstream_of(bench, kind, layout), changes or {})
     if workers > 1:
@@ -128,7 +132,7 @@ def start_gateway(
         program,
         f"{base}/mcp",
         layout,
-        token=bench.token,
+        token=token or bench.token,
         certificate=bench.certificate[0] if tls else None,
         # A session is served by one worker: with a single one the others would have nothing to do.
         sessions=1 if workers == 1 else SESSIONS_EACH * workers,

@@ -1,9 +1,13 @@
 """What each feature costs: the same gateway with one thing changed, measured in turn."""
 
+import secrets
 import socket
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import jwt
 
 from benchmarks.bench import Bench, Target
 from benchmarks.extras.extra import Extra, arrive
@@ -17,11 +21,28 @@ RULES = [
 ]
 BASE = "everything on"
 REDIS = "limits in Redis"
+JWT = "signed in by a token (JWT), tools by its scopes"
+ISSUER, AUDIENCE = "https://login.example/", "https://mcp.example/mcp"
+SECRET = secrets.token_hex(32)
+LIFE_SECS = 3600
 VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
     BASE: {},
     "no audit": {"audit": {"enabled": False, "file": None, "rotation": None}},
     "all arguments recorded, three redaction rules": {
         "audit": {"log_arguments": True, "redaction_rules": RULES}
+    },
+    JWT: {
+        "auth": {
+            "api_keys": None,
+            "jwt": {
+                "mode": "simple",
+                "secret": SECRET,
+                "issuer": ISSUER,
+                "audience": AUDIENCE,
+                "denied_tools": ["read_secret"],
+                "scope_tool_mapping": {"bench": ["echo", "read_*"]},
+            },
+        }
     },
     "no limits": {"rate_limit": {"enabled": False, "tool_limits": None}},
     "every call traced": {
@@ -37,6 +58,18 @@ ROUND_TRIPS = ("eval", "evalsha", "fcall", "script", "ping", "hello", "auth", "s
 RATE = 1000
 ALLOWED = 5 * RATE
 """Of the identity and of the tool: two buckets, so two leases at a time."""
+
+
+def access_token() -> str:
+    """A token of the issuer of the variant with tokens."""
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "bench",
+        "scope": "bench",
+        "exp": int(time.time()) + LIFE_SECS,
+    }
+    return jwt.encode(claims, SECRET, "HS256")
 
 
 def start_redis(bench: Bench) -> tuple[Program, int]:
@@ -92,7 +125,10 @@ def run_features(bench: Bench, quick: bool, say: Callable[[str], None]) -> dict[
         found["variants"][REDIS] = {"unavailable": str(problem)}
     for number, (name, changes) in enumerate(variants.items()):
         try:
-            up[name] = start_gateway(bench, f"feature-{number}", "stdio", changes=changes)
+            token = access_token() if name == JWT else None
+            up[name] = start_gateway(
+                bench, f"feature-{number}", "stdio", changes=changes, token=token
+            )
             before = round_trips(port) if name == REDIS else 0
             up[name].open()
             up[name].load(CONNECTIONS, 1.0)
