@@ -146,7 +146,8 @@ class ExampleTests(SynchronousTestCase):
         """All of them load, without a warning but for a program that is not installed here."""
         examples = sorted((ROOT / "conf").glob("*.toml"))
         self.assertLessEqual(
-            {"mcp-guard.toml", "multi-server.toml"}, {one.name for one in examples}
+            {"mcp-guard.toml", "multi-server.toml", "sign-in.toml"},
+            {one.name for one in examples},
         )
         for example in examples:
             directory = Path(self.mktemp()).absolute()
@@ -154,4 +155,5 @@ class ExampleTests(SynchronousTestCase):
             loaded = read_example(example.read_text("utf-8"), "toml", directory)
             doubts = [w for w in loaded.warnings if "is not there, or not executable" not in w]
             self.assertEqual(doubts, [], example.name)
-            self.assertTrue(loaded.settings.auth.api_keys)
+            auth = loaded.settings.auth
+            self.assertTrue(auth.api_keys or (auth.jwt and auth.mtls), example.name)
