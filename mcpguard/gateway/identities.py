@@ -31,6 +31,7 @@ MAX_PEERS = 10_000
 KNOWN_TOKENS = 4_096
 KNOWN_TOKEN_CHARACTERS = 8_388_608
 KNOWN_SCOPE_SETS = 1_024
+WAITING_TOKENS = 64
 KEYS_RETRY_SECS = 5.0
 
 
@@ -104,6 +105,7 @@ def jwt_bounds() -> "JwtBounds":
         tokens=KNOWN_TOKENS,
         characters=KNOWN_TOKEN_CHARACTERS,
         rights=KNOWN_SCOPE_SETS,
+        waiting=WAITING_TOKENS,
         retry_after=KEYS_RETRY_SECS,
     )
 

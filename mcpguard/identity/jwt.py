@@ -11,9 +11,11 @@ from mcpguard.config.settings import JwtSettings
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming
 from mcpguard.identity.authenticator import allowance_of, rights_of
+from mcpguard.policy.addresses import address_block
 from mcpguard.policy.certificates import PeerCertificate
 from mcpguard.policy.jwks import KeySet, shared_secret
 from mcpguard.policy.principal import Allowance, Principal, Rights, Scopes
+from mcpguard.policy.public_urls import comparable
 from mcpguard.policy.scopes import granted
 from mcpguard.policy.tokens import Claims, TokenRefused, TokenRules, Unverified, check, read
 
@@ -21,8 +23,9 @@ PROVIDER = "jwt"
 
 DEFAULT_ALGORITHMS = {"simple": ("HS256",), "jwks": ("RS256", "ES256")}
 
-_AT_ROOT = {"/sse": "/mcp/sse", "/messages": "/mcp/messages"}
-"""Places of the server at ``/mcp`` that are not below it."""
+_AT_ROOT = {"/sse": "/mcp", "/messages": "/mcp"}
+"""Places of the server at ``/mcp`` that are not below it. They are not those of ``/mcp/sse`` and
+``/mcp/messages``, where other servers may stand."""
 
 
 class Keys(Protocol):
@@ -79,6 +82,9 @@ class JwtBounds:
     """Of all of these together."""
     rights: int
     """Sets of scopes whose rights are remembered."""
+    waiting: int
+    """Tokens from one address that wait for newer keys. Nobody is charged for them yet, so each
+    further one is refused as it stands."""
     retry_after: float
     """Seconds told to clients while there are no keys."""
 
@@ -89,6 +95,8 @@ class _Verified:
 
     principal: Principal
     claims: Claims
+    audiences: tuple[str, ...]
+    """As `comparable`."""
     generation: int
     size: int
 
@@ -118,7 +126,7 @@ class Jwt:
     certificate_of: Callable[[Incoming], PeerCertificate | None]
     """The client's certificate, for tokens that are bound to one."""
     resources: Callable[[], Mapping[str, str]]
-    """URLs of this gateway's own endpoints, each with its path here: ``/mcp/fs``."""
+    """URLs of this gateway's own endpoints, as `comparable`, each with its path here."""
     rights: Rights
     """Of everybody who signs in by a token."""
     allowance: Allowance
@@ -128,6 +136,8 @@ class Jwt:
     _known: dict[bytes, _Verified] = field(init=False, factory=dict)
     """In the order of their last use."""
     _characters: int = field(init=False, default=0)
+    _waiting: dict[str, int] = field(init=False, factory=dict)
+    """By address."""
     _rights: dict[frozenset[str], tuple[Rights, Scopes | None]] = field(init=False, factory=dict)
     _mapped: frozenset[str] = field(
         init=False, default=Factory(lambda self: frozenset(self.mapping or ()), takes_self=True)
@@ -160,17 +170,45 @@ class Jwt:
             raise _refused(refused) from None
         if self.keys.current is None:
             return Deferred.fromCoroutine(self._later(self.keys.loading(), presented))
+        generation = self.keys.generation
         try:
             found = self._verify(presented, self.keys.current)
         except TokenRefused as refused:
-            newer = self.keys.newer() if refused.stale else None
+            newer = self._newer(incoming.peer) if refused.stale else None
             if newer is None:
                 raise _refused(refused) from None
-            return Deferred.fromCoroutine(self._later(newer, presented))
+            return Deferred.fromCoroutine(self._once_newer(newer, presented, refused, generation))
         return self._admit(found, incoming, now)
 
+    def _newer(self, peer: str) -> Deferred[bool] | None:
+        if self._waiting.get(address_block(peer), 0) >= self.bounds.waiting:
+            return None
+        return self.keys.newer()
+
+    async def _once_newer(
+        self,
+        newer: Deferred[bool],
+        presented: _Presented,
+        refused: TokenRefused,
+        generation: int,
+    ) -> Principal:
+        """Wait for other keys, and look at a token again if there are any."""
+        sender = address_block(presented.incoming.peer)
+        self._waiting[sender] = self._waiting.get(sender, 0) + 1
+        try:
+            await newer
+        finally:
+            left = self._waiting.pop(sender) - 1
+            if left:
+                self._waiting[sender] = left
+        if self.keys.generation == generation:
+            # By the same keys it is the same: all who wait are told in one turn, so that checking
+            # their signatures once more would keep everybody else waiting.
+            raise _refused(refused)
+        return self._at_last(presented)
+
     async def _later(self, keys: Deferred[bool] | None, presented: _Presented) -> Principal:
-        """Wait for keys, and look at a token then: once, whether they have come or not."""
+        """Wait for the first keys, and look at a token then: once, whether they came or not."""
         if keys is not None:
             await keys
         return self._at_last(presented)
@@ -205,7 +243,8 @@ class Jwt:
             claims=claims.every,
             scopes=scopes,
         )
-        found = _Verified(principal, claims, self.keys.generation, size)
+        audiences = tuple(map(comparable, claims.audiences))
+        found = _Verified(principal, claims, audiences, self.keys.generation, size)
         self._forget(digest)
         self._known[digest] = found
         self._characters += size
@@ -244,15 +283,15 @@ class Jwt:
                 came = "none" if certificate is None else "another one"
                 detail = f"bound to a client certificate, but {came} came with it"
                 raise _bad(principal, detail)
-        self._check_path(principal, claims, incoming.path)
+        self._check_path(found, incoming.path)
         return principal
 
-    def _check_path(self, principal: Principal, claims: Claims, path: str) -> None:
+    def _check_path(self, found: _Verified, path: str) -> None:
         """Hold a token that is for endpoints of this gateway to these (RFC 8707 section 2)."""
         resources = self.resources()
         if not resources:
             return
-        allowed = [resources.get(audience) for audience in claims.audiences]
+        allowed = [resources.get(audience) for audience in found.audiences]
         if None in allowed:
             # It is for more than endpoints: an API that all of them belong to.
             return
@@ -260,7 +299,8 @@ class Jwt:
         for prefix in allowed:
             if prefix is not None and is_below(path, prefix):
                 return
-        raise _bad(principal, f"for the resource {claims.audiences[0]:.80}, not for {path:.80}")
+        named = found.claims.audiences[0]
+        raise _bad(found.principal, f"for the resource {named:.80}, not for {path:.80}")
 
 
 def is_below(path: str, prefix: str) -> bool:

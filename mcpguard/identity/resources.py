@@ -7,7 +7,14 @@ from attrs import define, field, frozen
 
 from mcpguard.config.settings import AuthSettings
 from mcpguard.front.exchange import Incoming
-from mcpguard.policy.public_urls import METADATA, MOUNT, endpoint_url, metadata_url, public_path
+from mcpguard.policy.public_urls import (
+    METADATA,
+    MOUNT,
+    comparable,
+    endpoint_url,
+    metadata_url,
+    public_path,
+)
 
 NAME = "mcp-guard"
 
@@ -32,7 +39,7 @@ class Resources:
 
     endpoints: Mapping[str, str]
     """The paths where MCP is served, those of event streams (HTTP+SSE) among them, each with the
-    path that a token for it may be used at and below: that of its server."""
+    path that a token for it may be used at and below: that of its server. Servers come first."""
     endpoint_of: Callable[[str], str | None]
     """The endpoint that the path of a request belongs to."""
     listeners: Callable[[], Sequence[PublicListener]]
@@ -46,15 +53,16 @@ class Resources:
     """By the URL of a listener: path behind the well-known one -> endpoint."""
 
     def urls(self) -> Mapping[str, str]:
-        """The URL of each endpoint -> the path that a token with this audience is good for."""
+        """The `comparable` URL of each endpoint -> the path that a token for it is good for."""
         listeners = self.listeners()
         if len(listeners) != self._listed:
             self._listed = len(listeners)
-            self._urls = {
-                endpoint_url(one.url, path): below
-                for one in listeners
-                for path, below in self.endpoints.items()
-            }
+            self._urls = {}
+            for one in listeners:
+                for path, below in self.endpoints.items():
+                    # Behind ``https://h/mcp``, ``/sse`` is called as a server named sse would be:
+                    # the URL of a server stands for that alone.
+                    self._urls.setdefault(comparable(endpoint_url(one.url, path)), below)
         return self._urls
 
     def metadata_url(self, incoming: Incoming) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn, Protocol
 from attrs import Factory, define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mcpguard.config.settings import RateLimitSettings
 from mcpguard.errors import Reason, Refusal, Refused
@@ -56,6 +57,8 @@ class Callers:
         init=False, default=Factory(lambda self: _per_minute(self.limits), takes_self=True)
     )
     """Of failed attempts from one address."""
+    _charging: dict[str, int] = field(init=False, factory=dict)
+    """Failures whose charge is under way, by bucket: a look at it does not show them yet."""
     _rates: dict[str, tuple[Allowance, Rate, str]] = field(init=False, factory=dict)
     """By principal: its limits, the rate that they mean, and the name of its bucket."""
 
@@ -83,8 +86,22 @@ class Callers:
             return False
         return not looked.allowed
 
-    async def identity(self, incoming: Incoming) -> Principal:
-        """Tell the same to who cannot do with anything but Refused."""
+    def identity(self, incoming: Incoming) -> Deferred[Principal]:
+        """Tell the same to who cannot do with anything but Refused.
+
+        Who cancels it is told no more, but the attempt goes on: else nobody would be charged who
+        hangs up before the answer.
+        """
+        told: Deferred[Principal] = Deferred()
+
+        def tell(found: Principal | Failure) -> None:
+            if not told.called:
+                told.callback(found)  # a Failure runs the errbacks
+
+        Deferred.fromCoroutine(self._identity(incoming)).addBoth(tell)
+        return told
+
+    async def _identity(self, incoming: Incoming) -> Principal:
         try:
             found = self.identify(incoming)
             return found if isinstance(found, Principal) else await found
@@ -103,6 +120,9 @@ class Callers:
     ) -> Principal | Coroutine[Any, Any, Principal]:
         if not grant.allowed:
             raise Refused(Refusal(Reason.TOO_MANY_FAILURES, retry_after=grant.retry_after))
+        if self._charging and self._charging.get(key, 0) >= max(1, grant.remaining):
+            # Many looked at once, and all of them saw the token that some have failed for since.
+            raise Refused(Refusal(Reason.TOO_MANY_FAILURES, retry_after=1.0))
         try:
             found = self.authenticator.authenticate(incoming, self.books.clocks.wall())
         except Refused as refused:
@@ -124,9 +144,18 @@ class Callers:
         if refused.refusal.reason not in _NO_GUESSES:
             charged = self.limiter.take(key, self.failed_rate)
             if isinstance(charged, Deferred):
-                await charged
+                await self._charged_later(key, charged)
         self.books.meter.auth("none", "failure")
         raise refused
+
+    async def _charged_later(self, key: str, charged: Deferred[Grant]) -> None:
+        self._charging[key] = self._charging.get(key, 0) + 1
+        try:
+            await charged
+        finally:
+            left = self._charging.pop(key) - 1
+            if left:
+                self._charging[key] = left
 
     def may_attempt(self, peer: str) -> Grant | Deferred[Grant]:
         """Whether an address may try to sign in: too many failures of late, and it may not.

@@ -109,7 +109,7 @@ class Pipeline:
 
     def authenticate(self, incoming: Incoming) -> Deferred[Principal]:
         """Who is asking, with failed attempts limited per address."""
-        return Deferred.fromCoroutine(self.callers.identity(incoming))
+        return self.callers.identity(incoming)
 
     def refuse(self, incoming: Incoming, refusal: Refusal, outlet: Outlet) -> None:
         """Record and answer a refusal that the front decided."""

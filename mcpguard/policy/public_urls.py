@@ -7,6 +7,8 @@ MOUNT = "/mcp"
 
 METADATA = "/.well-known/oauth-protected-resource"
 
+_PORTS = {"http": 80, "https": 443}
+
 
 def public_path(public_url: str | None, path: str) -> str:
     """What a client calls ``path``, as a path on the origin it knows.
@@ -32,6 +34,25 @@ def metadata_url(public_url: str, path: str | None) -> str:
     """
     behind = "" if path is None else public_path(public_url, path)
     return _origin(public_url) + METADATA + behind
+
+
+def comparable(url: str) -> str:
+    """A URL without what makes no difference to whom it leads to (RFC 3986, section 6.2).
+
+    Letter case of scheme and host, the usual port, and slashes at the end: identity providers and
+    clients add and change these. What is no http(s) URL stays as it is.
+    """
+    try:
+        split = urlsplit(url)
+        port = split.port
+    except ValueError:
+        return url
+    if split.scheme not in _PORTS or not split.hostname:
+        return url
+    host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
+    shown = "" if port in (None, _PORTS[split.scheme]) else f":{port}"
+    behind = url.partition("://")[2].partition("/")[2].rstrip("/")
+    return f"{split.scheme}://{host}{shown}/{behind}"
 
 
 def _origin(url: str) -> str:

@@ -107,9 +107,9 @@ class Unverified:
 
     alg: str
     kid: str | None
-    signed: bytes
+    signed: bytes = field(repr=False)
     """Header and payload as they were signed."""
-    signature: bytes
+    signature: bytes = field(repr=False)
     payload: Mapping[str, Any] = field(repr=False)
 
 

@@ -3,17 +3,20 @@
 from typing import Any
 
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import IdentityKeys, JwtSettings, Secret
 from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming
 from mcpguard.gateway.identities import jwt_bounds
+from mcpguard.identity import jwt
 from mcpguard.identity.jwt import Jwt, JwtBounds, Keys, fixed_keys, is_below, jwt_of, rules_of
+from mcpguard.policy.base64url import decode as b64_bytes
 from mcpguard.policy.certificates import PeerCertificate, peer_certificate
 from mcpguard.policy.jwks import KeySet, parse_jwks
 from mcpguard.policy.principal import Principal, Scopes
+from mcpguard.policy.tokens import Claims, check, read
 from tests.pki import Authority
 from tests.tokens import (
     AUDIENCE,
@@ -57,6 +60,11 @@ class MemoryKeys:
         self.current = parse_jwks(published(*keys), 9)
         self.generation += 1
 
+    def outlive(self) -> None:
+        """Have none that may still be used."""
+        self.current = None
+        self.generation += 1
+
     def newer(self) -> Deferred[bool] | None:
         """Something to wait for."""
         return self._wait(self.asked)
@@ -72,11 +80,11 @@ class MemoryKeys:
         return those[-1]
 
 
-def asking(path: str = "/mcp", certificate: PeerCertificate | None = None) -> Incoming:
+def asking(
+    path: str = "/mcp", certificate: PeerCertificate | None = None, peer: str = "192.0.2.7"
+) -> Incoming:
     """A request, with the certificate of its connection."""
-    return Incoming(
-        "r", "POST", path, "", {}, b"", "192.0.2.7", 0.0, certificate=certificate, notes={}
-    )
+    return Incoming("r", "POST", path, "", {}, b"", peer, 0.0, certificate=certificate, notes={})
 
 
 def facts(authority: Authority, name: str) -> PeerCertificate:
@@ -183,7 +191,7 @@ class PrincipalTests(JwtCase):
     def test_rights_are_bounded(self) -> None:
         """Sets of scopes are forgotten beyond the bound, and right all the same."""
         self.jwt = self.made(
-            evolve(SETTINGS, scope_tool_mapping=MAPPING), bounds=JwtBounds(9, 99_999, 2, 5.0)
+            evolve(SETTINGS, scope_tool_mapping=MAPPING), bounds=JwtBounds(9, 99_999, 2, 9, 5.0)
         )
         for _ in range(2):
             for scope in ("read", "write", "admin", "read write"):
@@ -255,6 +263,14 @@ class RefusalTests(JwtCase):
             for part in token.split("."):
                 self.assertNotIn(part, refusal.detail)
 
+    def test_never_shown(self) -> None:
+        """Nor does a token that is taken apart show what could be put together again."""
+        token = KEY.token("ES256")
+        header, payload, signature = token.split(".")
+        shown = f"{read(token, rules_of(SETTINGS))!r} {self.jwt!r} {self.found(token)!r}"
+        for part in (header, payload, signature, str(b64_bytes(signature))):
+            self.assertNotIn(part, shown)
+
 
 class KnownTokenTests(JwtCase):
     """Tokens that are remembered."""
@@ -292,7 +308,7 @@ class KnownTokenTests(JwtCase):
 
     def test_bound(self) -> None:
         """Beyond the bound those go that were used longest ago."""
-        self.jwt = self.made(bounds=JwtBounds(2, 99_999, 9, 5.0))
+        self.jwt = self.made(bounds=JwtBounds(2, 99_999, 9, 9, 5.0))
         one, two, three = (KEY.token("ES256", good(sub=sub)) for sub in "abc")
         first = self.found(one)
         second = self.found(two)
@@ -305,7 +321,7 @@ class KnownTokenTests(JwtCase):
     def test_bound_of_characters(self) -> None:
         """So do long ones; one that alone is too long is good, but not remembered."""
         short = [KEY.token("ES256", good(sub=sub)) for sub in "ab"]
-        self.jwt = self.made(bounds=JwtBounds(9, len(short[0]) * 2, 9, 5.0))
+        self.jwt = self.made(bounds=JwtBounds(9, len(short[0]) * 2, 9, 9, 5.0))
         for token in short:
             self.found(token)
         self.assertEqual(len(self.jwt), 2)
@@ -331,7 +347,7 @@ class KnownTokenTests(JwtCase):
     def test_withdrawn_ones_take_no_room(self) -> None:
         """What went with its key leaves its place to others, however often keys change."""
         one, two = (KEY.token("ES256", good(sub=sub)) for sub in "ab")
-        self.jwt = self.made(bounds=JwtBounds(9, len(one) * 2, 9, 5.0))
+        self.jwt = self.made(bounds=JwtBounds(9, len(one) * 2, 9, 9, 5.0))
         self.keys.may_ask = False
         for _ in range(5):
             self.found(one)
@@ -397,7 +413,7 @@ class RotationTests(JwtCase):
     def test_keys_gone_meanwhile(self) -> None:
         """Keys that are too old by the time the issuer has been asked are no answer."""
         answer = self.waiting(OTHER.token("ES256"))
-        self.keys.current = None
+        self.keys.outlive()
         self.keys.asked[0].callback(True)
         self.assertIs(self.refused_later(answer).reason, Reason.IDENTITY_UNAVAILABLE)
 
@@ -438,6 +454,39 @@ class RotationTests(JwtCase):
         self.keys.publish(OTHER)
         self.keys.asked[0].callback(True)
         self.assertIn("resource", self.refused_later(answer).detail)
+
+    def test_same_keys(self) -> None:
+        """By the same keys nothing is verified twice: all who wait are told in one turn."""
+        checked: list[object] = []
+
+        def counting(*how: Any) -> Claims:
+            checked.append(how)
+            return check(*how)
+
+        self.patch(jwt, "check", counting)
+        answer = self.waiting(SAME_NAME.token("ES256"))
+        self.keys.asked[0].callback(False)
+        self.assertIn("the signature", self.refused_later(answer).detail)
+        self.assertEqual(len(checked), 1)
+
+    def test_waiting_is_bounded(self) -> None:
+        """So many from one address wait at once; others do, and so do those who come later."""
+        self.jwt = self.made(bounds=JwtBounds(9, 99_999, 9, 2, 5.0))
+        token = SAME_NAME.token("ES256")
+        host, same, other = "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"
+        first, second = (self.waiting(token, asking(peer=one)) for one in (host, same))
+        self.assertIs(self.refused(token, asking(peer=same)).reason, Reason.BAD_CREDENTIALS)
+        third = self.waiting(token, asking(peer=other))
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        fourth = self.waiting(token, asking(peer=host))
+        self.refused(token, asking(peer=host))
+        for ask in self.keys.asked:
+            if not ask.called:
+                ask.callback(False)
+        for answer in (second, third, fourth):
+            self.refused_later(answer)
+        self.assertEqual(self.jwt._waiting, {})
 
     def test_failing_fetch(self) -> None:
         """A fault while the issuer is asked lets nobody in."""
@@ -517,6 +566,27 @@ class ResourceTests(JwtCase):
                 refusal = self.refused(token, asking(path))
                 self.assertIs(refusal.reason, Reason.BAD_CREDENTIALS)
                 self.assertIn("resource", refusal.detail)
+
+    def test_spellings(self) -> None:
+        """An issuer may write the URL of an endpoint in other ways: it is that endpoint's still."""
+        for audience in (
+            "https://mcp.example.com/mcp/fs/",
+            "HTTPS://MCP.example.com:443/mcp/fs",
+        ):
+            self.jwt = self.made(evolve(SETTINGS, audience=(audience,)), resources=self.resources)
+            token = KEY.token("ES256", good(aud=audience))
+            self.found(token, asking("/mcp/fs"))
+            self.assertIn("resource", self.refused(token, asking("/mcp/db")).detail)
+
+    def test_places_at_the_root(self) -> None:
+        """``/sse`` and ``/messages`` are the server's at ``/mcp``, not those of others by name."""
+        audience = "https://mcp.example.com/mcp/sse"
+        self.resources[audience] = "/mcp/sse"
+        self.jwt = self.made(evolve(SETTINGS, audience=(audience,)), resources=self.resources)
+        token = KEY.token("ES256", good(aud=audience))
+        self.found(token, asking("/mcp/sse"))
+        for path in ("/sse", "/messages"):
+            self.assertIn("resource", self.refused(token, asking(path)).detail)
 
     def test_resources_change(self) -> None:
         """What the endpoints are is asked for each request: a reload may change them."""

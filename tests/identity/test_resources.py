@@ -114,6 +114,14 @@ class DocumentTests(SynchronousTestCase):
                 assert document is not None
                 self.assertIn(document["resource"], found.urls())
 
+    def test_one_url_for_two(self) -> None:
+        """Behind ``https://h/mcp`` the stream at ``/sse`` has the URL of a server named sse: tokens
+        for that one are good for nothing else.
+        """
+        endpoints = {"/mcp": "/mcp", "/mcp/sse": "/mcp/sse", "/sse": "/mcp"}
+        found = resources(PublicListener(1, "https://h/mcp", False), endpoints=endpoints)
+        self.assertEqual(found.urls(), {"https://h/mcp": "/mcp", "https://h/mcp/sse": "/mcp/sse"})
+
     def test_urls(self) -> None:
         """All URLs of all listeners, with the path of ours that a token for each is good for."""
         listeners = [PublicListener(1, "https://a/gw", False)]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from attrs import define
-from twisted.internet.defer import Deferred, fail
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.config.settings import MtlsSettings, RateLimitSettings
@@ -13,6 +13,8 @@ from mcpguard.identity.authenticator import Authenticator
 from mcpguard.identity.certificate_headers import CertificateHeaders
 from mcpguard.identity.chain import Chain
 from mcpguard.identity.mutual_tls import MutualTls, Presented
+from mcpguard.limits.limiter import Grant
+from mcpguard.policy.buckets import Rate
 from mcpguard.policy.principal import Principal
 from tests.identity.certificates import certificate
 from tests.pipeline.rig import Rig
@@ -27,14 +29,48 @@ class Fails:
 
     error: Exception
     later: bool = False
+    tries: int = 0
 
     def authenticate(
         self, token: str, incoming: Incoming, now: float
     ) -> Principal | Deferred[Principal]:
         """Fail."""
+        self.tries += 1
         if self.later:
             return fail(self.error)
         raise self.error
+
+
+@define(eq=False)
+class FarLimiter:
+    """A limiter that is asked over a wire, of a bucket in which ``remaining`` are left."""
+
+    remaining: int
+    charges: int = 0
+    _looking: list[Deferred[Grant]] = field(factory=list)
+    _taking: list[Deferred[Grant]] = field(factory=list)
+
+    def peek(self, key: str, rate: Rate) -> Deferred[Grant]:
+        """Ask."""
+        self._looking.append(Deferred())
+        return self._looking[-1]
+
+    def take(self, key: str, rate: Rate) -> Deferred[Grant]:
+        """Ask for one."""
+        self.charges += 1
+        self._taking.append(Deferred())
+        return self._taking[-1]
+
+    def looked(self) -> None:
+        """Everybody who looked is told the same, in one turn."""
+        looking, self._looking = self._looking, []
+        for one in looking:
+            one.callback(Grant(True, 1, self.remaining, 0.0, 0.0))
+
+    def charged(self) -> None:
+        """Everything is charged."""
+        for one in self._taking:
+            one.callback(Grant(True, 1, 0, 0.0, 0.0))
 
 
 def refused(reason: Reason, detail: str = "") -> Refused:
@@ -143,6 +179,40 @@ class ChargeTests(SynchronousTestCase):
         event = one.trail.outcomes[0]
         self.assertEqual(event.event_type, "AuthFailure")
         self.assertEqual(event.details, {"cause": "keys: timeout"})
+
+    def test_many_at_once(self) -> None:
+        """Where the limit is kept elsewhere, many look at it before the first one is charged: of
+        these as many are tried as there are tokens.
+        """
+        for remaining, tried in ((0, 1), (1, 1), (3, 3), (50, 9)):
+            guesses = Fails(refused(Reason.BAD_CREDENTIALS))
+            one = rig(guesses)
+            one.pipeline.callers.limiter = far = FarLimiter(remaining)
+            answers = [one.call("tools/list") for _ in range(9)]
+            far.looked()
+            self.assertEqual(guesses.tries, tried)
+            self.assertEqual([answer.status for answer in answers].count(429), 9 - tried)
+            other = one.call("tools/list", peer="192.0.2.99")
+            far.looked()
+            self.assertEqual((guesses.tries, other.status), (tried + 1, None))
+            far.charged()
+            self.assertEqual(
+                sorted(answer.status or 0 for answer in answers),
+                [401] * tried + [429] * (9 - tried),
+            )
+            self.assertEqual(one.pipeline.callers._charging, {})
+
+    def test_hanging_up(self) -> None:
+        """Whoever is gone before the answer is charged all the same."""
+        one = rig(Fails(refused(Reason.BAD_CREDENTIALS)))
+        one.pipeline.callers.limiter = far = FarLimiter(9)
+        asking = Incoming("r", "GET", "/metrics", "", AUTHORIZED, b"", "192.0.2.1", 0.0)
+        answer = one.pipeline.authenticate(asking)
+        answer.cancel()
+        self.failureResultOf(answer, CancelledError)
+        far.looked()
+        far.charged()
+        self.assertEqual((far.charges, one.meter.auths), (1, [("none", "failure")]))
 
     def test_nothing_presented(self) -> None:
         """Who has shown nothing has not tried."""

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mcpguard.policy.public_urls import endpoint_url, metadata_url, public_path
+from mcpguard.policy.public_urls import comparable, endpoint_url, metadata_url, public_path
 
 
 class PublicUrlTests(SynchronousTestCase):
@@ -35,6 +35,23 @@ class PublicUrlTests(SynchronousTestCase):
             ("https://h/gw", None, f"https://h{known}"),
         ):
             self.assertEqual(metadata_url(url, path), expected)
+
+    def test_comparable(self) -> None:
+        """What leads to one place is one text; what does not stays apart."""
+        same = ("https://h/mcp/fs", "HTTPS://H:443/mcp/fs/", "https://h/mcp/fs//")
+        self.assertEqual({comparable(url) for url in same}, {"https://h/mcp/fs"})
+        for url, expected in (
+            ("http://h:80", "http://h/"),
+            ("http://h/", "http://h/"),
+            ("http://[::A]:80/x", "http://[::a]/x"),
+            ("https://h:80/x", "https://h:80/x"),
+            ("https://h/MCP", "https://h/MCP"),
+            ("https://h/mcp?x/", "https://h/mcp?x"),
+        ):
+            self.assertEqual(comparable(url), expected)
+            self.assertEqual(comparable(expected), expected)
+        for other in ("api", "api://H/", "", "/", "https://", "https://[", "https://h:x/", "H:443"):
+            self.assertEqual(comparable(other), other)
 
     def test_without_a_public_url(self) -> None:
         """A path is what it is."""
