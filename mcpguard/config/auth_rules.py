@@ -1,15 +1,20 @@
 """What must hold between the keys of ``[auth]``, and between them and the rest."""
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from mcpguard.config.document import quoted
+from mcpguard.config.grammar import issuer_url
 from mcpguard.config.places import Place
 from mcpguard.config.rules import WILDCARDS
-from mcpguard.config.settings import AuthSettings, IdentityKeys, JwtSettings, ServerSettings
+from mcpguard.config.settings import (
+    AuthSettings,
+    IdentityKeys,
+    JwtSettings,
+    MtlsSettings,
+    ServerSettings,
+)
 from mcpguard.config.tables import Draft
 from mcpguard.policy.globs import glob_matches
-from mcpguard.policy.origins import is_loopback
 
 JWKS_ONLY = ("jwks_url", "jwks_ca_path", "cache_duration_secs", "allow_private_networks")
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -27,6 +32,8 @@ def jwt_mode(draft: Draft) -> None:
         _refuse_keys(draft, ("secret",), 'only for mode = "simple"')
         if not draft.given("jwks_url"):
             draft.place.complain('jwks_url is missing: mode = "jwks" needs it')
+        if draft.given("jwks_ca_path") and str(draft.values.get("jwks_url")).startswith("http://"):
+            draft.at("jwks_ca_path").complain("jwks_url is http://, which has no TLS")
 
 
 def _refuse_keys(draft: Draft, keys: tuple[str, ...], why: str) -> None:
@@ -58,6 +65,55 @@ def jwt_algorithms(draft: Draft) -> None:
         draft.at("secret").complain(f"shorter than the {needed} bytes that {shared[-1]} needs")
 
 
+def scopes_that_grant(draft: Draft) -> None:
+    """A mapping without scopes is not the same as none."""
+    if draft.values.get("scope_tool_mapping") == {}:
+        draft.at("scope_tool_mapping").warn(
+            "empty: no token opens any tool; take it out if none needs a scope"
+        )
+
+
+def where_to_sign_in(draft: Draft) -> None:
+    """Clients are sent away for a token that somebody here must take, and told its scopes then."""
+    servers = draft.values.get("authorization_servers")
+    if servers and not draft.given("jwt"):
+        draft.at("authorization_servers").complain(
+            "no token that clients get there would be accepted: add [auth.jwt]"
+        )
+    if servers is not None:
+        somewhere = bool(servers)
+    else:
+        jwt = draft.values.get("jwt")
+        somewhere = is_issuer_url(jwt) if isinstance(jwt, JwtSettings) else draft.given("jwt")
+    if draft.given("scopes_supported") and not somewhere:
+        draft.at("scopes_supported").complain(
+            "nobody is told of them: clients are not sent anywhere for a token;"
+            " add authorization_servers"
+        )
+
+
+def subjects_that_can_be(draft: Draft) -> None:
+    """A mistyped subject has the rights of all others instead of its own."""
+    source = draft.values.get("identity_source", MtlsSettings().identity_source)
+    part = {"san_uri": ":", "san_email": "@"}.get(source)
+    for index, one in enumerate(draft.values.get("identities", ())):
+        if part is not None and part not in one.id:
+            kind = "URI" if source == "san_uri" else "email address"
+            draft.at("identities").item(index).item("id").warn(
+                f"{quoted(one.id)} is no {kind}, so that no certificate has it as its {source}"
+            )
+
+
+def proxies_that_are_told_apart(draft: Draft) -> None:
+    """Who is trusted to name others must not be everybody."""
+    for index, network in enumerate(draft.values.get("trusted_proxy_ips", ())):
+        if network.prefixlen == 0:
+            draft.at("trusted_proxy_ips").item(index).warn(
+                f"{network} is every address: whoever reaches the gateway can say that he is"
+                " anybody; list the proxies alone"
+            )
+
+
 def mtls_is_off(draft: Draft) -> None:
     """Settings of a way to sign in that is switched off."""
     if len(draft.place.value) and not draft.given("enabled"):
@@ -66,14 +122,18 @@ def mtls_is_off(draft: Draft) -> None:
 
 def some_authentication(draft: Draft) -> None:
     """Nobody can sign in."""
-    auth = draft.values.get("auth", AuthSettings())
+    auth, server = draft.values.get("auth", AuthSettings()), draft.values.get("server")
     if not isinstance(auth, AuthSettings):
         return
-    if not (auth.api_keys or auth.jwt or (auth.mtls is not None and auth.mtls.enabled)):
-        draft.place.warn(
-            "no authentication is configured: every MCP request will be refused;"
-            " add a key with `mcp-guard keygen --user-id NAME --apply-to-config`"
-        )
+    if auth.api_keys or auth.jwt or (auth.mtls is not None and auth.mtls.enabled):
+        return
+    words = (
+        "no authentication is configured: every MCP request will be refused;"
+        " add a key with `mcp-guard keygen --user-id NAME --apply-to-config`"
+    )
+    if isinstance(server, ServerSettings) and _asks_certificates(server):
+        words += ", or let certificates sign in by enabled = true in [auth.mtls]"
+    draft.place.warn(words)
 
 
 def somebody_checks_certificates(draft: Draft) -> None:
@@ -83,12 +143,16 @@ def somebody_checks_certificates(draft: Draft) -> None:
         return
     if auth.mtls is None or not auth.mtls.enabled or auth.mtls.trusted_proxy_ips:
         return
-    settings = [one.tls for one in server.every_listener if one.tls is not None]
-    if not any(tls.client_ca_path is not None for tls in settings):
+    if not _asks_certificates(server):
         draft.place.item("auth").item("mtls").complain(
             "nobody verifies client certificates: set client_ca_path in [server.tls], or"
             " trusted_proxy_ips for a proxy that does"
         )
+
+
+def _asks_certificates(server: ServerSettings) -> bool:
+    settings = [one.tls for one in server.every_listener if one.tls is not None]
+    return any(tls.client_ca_path is not None for tls in settings)
 
 
 def resource_has_an_address(draft: Draft) -> None:
@@ -118,8 +182,11 @@ def signs_in_elsewhere(auth: AuthSettings) -> bool:
 
 def is_issuer_url(jwt: JwtSettings) -> bool:
     """Whether tokens name as their issuer what can be an authorization server."""
-    url = urlsplit(jwt.issuer)
-    return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+    try:
+        issuer_url(jwt.issuer)
+    except ValueError:
+        return False
+    return True
 
 
 def known_servers(draft: Draft) -> None:

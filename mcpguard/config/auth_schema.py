@@ -106,10 +106,15 @@ JWT = Table(
     with_identity(JwtSettings),
     {
         "mode": Choice(("simple", "jwks")),
-        "issuer": Text("what `iss` is in the tokens", grammar.label(1024), plain=True),
+        "issuer": Text(
+            'what `iss` is in the tokens, such as "https://login.example.com/"',
+            grammar.label(1024),
+            plain=True,
+        ),
         "audience": OneOrMore(
             Text("what `aud` is in the tokens", grammar.label(1024), plain=True),
-            "a string or a list of strings",
+            "what `aud` names in tokens for this gateway, such as"
+            ' "https://mcp.example.com/mcp": a string or a list of strings',
             100,
         ),
         "secret": SecretValue("at least 32 bytes", grammar.jwt_secret),
@@ -131,7 +136,12 @@ JWT = Table(
         **SHARED_KEYS,
     },
     required=("mode", "issuer", "audience"),
-    rules=(auth_rules.jwt_mode, auth_rules.jwt_algorithms, pem_files.key_set),
+    rules=(
+        auth_rules.jwt_mode,
+        auth_rules.jwt_algorithms,
+        auth_rules.scopes_that_grant,
+        pem_files.key_set,
+    ),
 )
 
 MTLS_IDENTITY = Table(
@@ -153,7 +163,11 @@ MTLS = Table(
         ),
         **SHARED_KEYS,
     },
-    rules=(auth_rules.mtls_is_off,),
+    rules=(
+        auth_rules.mtls_is_off,
+        auth_rules.subjects_that_can_be,
+        auth_rules.proxies_that_are_told_apart,
+    ),
 )
 
 AUTH = Table(
@@ -172,5 +186,6 @@ AUTH = Table(
         "authorization_servers": ListOf(ISSUER, "a list of URLs", 100),
         "scopes_supported": ListOf(SCOPE, "a list of scopes", 1000),
     },
+    rules=(auth_rules.where_to_sign_in,),
     later=frozenset({"oauth"}),
 )

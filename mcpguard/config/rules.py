@@ -24,6 +24,7 @@ STDIO_ONLY = (
 )
 HTTP_ONLY = ("url", "headers", "allow_private_networks", "tls")
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
+UNANSWERED = "is http://, and the listener speaks TLS: clients would be told a URL without answer"
 OWN_SERVER = ("transport", "command", "url")
 """Any of these makes ``[upstream]`` a server of its own beside ``servers``."""
 
@@ -208,7 +209,12 @@ def listeners(draft: Draft) -> None:
         return
     for words in exposure(server):
         draft.at("server").warn(words)
+    if server.tls is not None and _is_plain(server.public_url):
+        draft.place.item("server").item("public_url").warn(UNANSWERED)
     for index, one in enumerate(server.listeners):
+        if one.tls is not None and _is_plain(one.public_url):
+            place = draft.place.item("server").item("listeners").item(index)
+            place.item("public_url").warn(UNANSWERED)
         if any(clash(one, other) for other in server.every_listener[: index + 1]):
             place = draft.place.item("server").item("listeners").item(index)
             place.complain(f"port {one.port} is already that of another listener")
@@ -219,7 +225,11 @@ def listeners(draft: Draft) -> None:
             f"metrics and routes are open to everyone who can reach {shown(admin.host)}"
         )
     if collide(server, admin):
-        draft.at("admin").complain(f"port {admin.port} is already that of [server]")
+        draft.at("admin").complain(f"port {admin.port} is already that of a listener for clients")
+
+
+def _is_plain(url: str | None) -> bool:
+    return url is not None and url.startswith("http://")
 
 
 def exposure(server: ServerSettings) -> tuple[str, ...]:

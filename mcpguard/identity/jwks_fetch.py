@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from mcpguard import __version__
 from mcpguard.errors import DialRefused
+from mcpguard.policy.tls_words import tls_words
 
 log = Logger()
 
@@ -217,8 +218,10 @@ def _explained(failure: Failure) -> FetchFailed:
         return problem
     if isinstance(problem, DialRefused):
         return FetchFailed("refused", str(problem))
-    if isinstance(problem, SSL.Error | VerificationError):
-        return FetchFailed("tls", f"TLS: {problem!r}")
+    if isinstance(problem, SSL.Error):
+        return FetchFailed("tls", f"TLS: {tls_words(problem)}")
+    if isinstance(problem, VerificationError):
+        return FetchFailed("tls", f"TLS: {problem}")
     if isinstance(problem, error.DNSLookupError):
         return FetchFailed("unreachable", "the host name cannot be resolved")
     if isinstance(problem, error.ConnectError | error.ConnectingCancelledError):

@@ -201,8 +201,7 @@ class RemoteKeys:
             self._refuse("unusable", str(problem))
             return
         if not self._usable(found):
-            why = "; ".join(found.skipped[: self.bounds.names])
-            self._refuse("unusable", f"no key in it can be used {why and f'({why})'}".rstrip())
+            self._refuse("unusable", self._why_none(found))
             return
         self._fetching = None
         changed = found != self.current
@@ -220,6 +219,14 @@ class RemoteKeys:
             self._change(found)
         self._later(self.bounds.renew_secs)
         self._tell_waiting()
+
+    def _why_none(self, found: KeySet) -> str:
+        """Why no key of a set can be used."""
+        reasons = list(found.skipped[: self.bounds.names])
+        if found.keys:
+            wanted = ", ".join(self.algorithms)
+            reasons.append(f"{len(found.keys)} for other algorithms than {wanted}")
+        return f"no key in it can be used ({'; '.join(reasons) or 'it has none'})"
 
     def _failed(self, failure: Failure) -> None:
         problem = failure.value

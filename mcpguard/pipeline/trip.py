@@ -195,7 +195,8 @@ class Trip:
             # The client is shown the error_id and not the detail; here they stand together.
             log.emit(
                 LogLevel.warn if failed else LogLevel.info,
-                "{method}: {reason}: {detail} ({error_id})",
+                # Not "{reason}: {detail}": what follows "credentials:" would be taken for some.
+                "{method}: {reason} ({error_id}): {detail}",
                 method=metric_label(self.method) if self.method else "-",
                 reason=refusal.reason.value,
                 detail=refusal.detail or refusal.message,

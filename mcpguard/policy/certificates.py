@@ -5,6 +5,7 @@ Bytes in, facts or ValueError out; the words of an error never repeat what was r
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -24,6 +25,14 @@ MAX_CRLS = 1_000
 MAX_PEM_BYTES = 1_048_576
 """Of a file of certificates or of a key."""
 MAX_CRL_BYTES = 16_777_216
+
+_BEGINS = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_OTHERS = (
+    (b"PRIVATE KEY", "a private key"),
+    (b"PUBLIC KEY", "a public key"),
+    (b"CERTIFICATE", "a certificate"),
+    (b"CRL", "a revocation list"),
+)
 
 PrivateKey = (
     rsa.RSAPrivateKey
@@ -63,7 +72,9 @@ def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         found = x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise ValueError("has no PEM certificate, or a damaged one") from None
+        raise ValueError(
+            f"has no PEM certificate, or a damaged one{_instead(pem, b'CERT')}"
+        ) from None
     if len(found) > MAX_CERTIFICATES:
         raise ValueError(f"has more than {MAX_CERTIFICATES} certificates")
     return tuple(found)
@@ -76,7 +87,9 @@ def read_private_key(pem: bytes) -> PrivateKey:
     except TypeError:
         raise ValueError("is encrypted; store the key in the clear, with mode 0600") from None
     except ValueError:
-        raise ValueError("has no PEM private key, or a damaged one") from None
+        raise ValueError(
+            f"has no PEM private key, or a damaged one{_instead(pem, b'PRIVATE KEY')}"
+        ) from None
     if not isinstance(key, PrivateKey):
         raise ValueError("has a key of a kind that TLS cannot use; RSA, EC and Ed25519 can be")
     return key
@@ -87,13 +100,27 @@ def read_crls(pem: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     end = b"-----END X509 CRL-----"
     blocks = [block + end for block in pem.split(end)[:-1]]
     if not blocks:
-        raise ValueError("has no PEM revocation list (BEGIN X509 CRL)")
+        raise ValueError(f"has no PEM revocation list (BEGIN X509 CRL){_instead(pem, b'CRL')}")
     if len(blocks) > MAX_CRLS:
         raise ValueError(f"has more than {MAX_CRLS} revocation lists")
     try:
         return tuple(x509.load_pem_x509_crl(block) for block in blocks)
     except ValueError:
         raise ValueError("has a damaged revocation list") from None
+
+
+def _instead(data: bytes, wanted: bytes) -> str:
+    """What a file holds instead of a block of the ``wanted`` kind, and what to do about it."""
+    begins = b"\n".join(_BEGINS.findall(data))
+    if wanted in begins:
+        return ""
+    for part, kind in _OTHERS:
+        if part in begins:
+            return f"; it has {kind} in it: name another file"
+    if data.startswith(b"\x30"):
+        # An ASN.1 sequence: DER, or a PKCS #12 container.
+        return "; it is not text: convert it with `openssl x509`, `pkey`, `crl` or `pkcs12`"
+    return ""
 
 
 def belongs_to(certificate: x509.Certificate, key: PrivateKey) -> bool:

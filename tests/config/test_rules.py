@@ -293,7 +293,9 @@ class WarningTests(SynchronousTestCase):
         self.assertIn("metrics and routes are open to everyone who can reach 10.0.0.1", warning)
         for host in ("127.0.0.1", "0.0.0.0", "::"):
             found = problems(f'[admin]\nhost = "{host}"\nport = 3000\n' + UPSTREAM)
-            self.assertIn("admin: port 3000 is already that of [server] (line 1)", found)
+            self.assertIn(
+                "admin: port 3000 is already that of a listener for clients (line 1)", found
+            )
         read('[admin]\nhost = "127.0.0.2"\nport = 3000\n' + UPSTREAM + QUIET)
 
     def test_rights_for_unknown_servers(self) -> None:

@@ -287,7 +287,8 @@ class DialTests(FetchCase):
         socket = self.reactor.accept()
         socket.receive(b"HTTP/1.1 400 Plain HTTP\r\n\r\n")
         self.reactor.advance(0)
-        self.failure(fetching, "tls")
+        words = "TLS: the server does not speak TLS on this port (wrong version number)"
+        self.assertEqual(self.failure(fetching, "tls"), words)
 
     def test_shown(self) -> None:
         """For the log: the URL without its query."""

@@ -1,7 +1,7 @@
 """Tests of keys that are kept fresh, by a clock and a provider that the test plays."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 from hypothesis import settings
@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 )
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.identity.jwks_fetch import FetchFailed
@@ -369,6 +370,23 @@ class OutageTests(KeysCase):
         self.assertEqual(self.keys.generation, 1)
         failed = [event for event in self.books.events if event.status == "failed"]
         self.assertEqual([event.reason for event in failed], ["unusable"] * 3)
+
+    def test_why_none_can_be_used(self) -> None:
+        """The log says what is the matter with the keys that are there, or that there are none."""
+        sets = {b"none": KeySet(()), b"skipped": KeySet((), ("key 9: unknown kty",))}
+        logged: list[LogEvent] = []
+        observer = cast("ILogObserver", logged.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for data, words in (
+            ("none", "no key in it can be used (it has none)"),
+            ("skipped", "no key in it can be used (key 9: unknown kty)"),
+            ("b::RS512 c::RS512", "(key 9: unknown kty; 2 for other algorithms than RS256)"),
+        ):
+            self.setUp()
+            self.keys.parse = lambda data: sets.get(data) or keys_of(data)
+            self.start(data)
+            self.assertIn(words, formatEvent(logged[-1]))
 
     def test_an_error_of_our_own(self) -> None:
         """It is logged and counts as a failure; the next attempt follows."""

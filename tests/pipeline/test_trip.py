@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.errors import Reason
 from mcpguard.front.exchange import Headers
+from mcpguard.observe.redaction import Redactor
 from mcpguard.pipeline.trip import Trip
 from mcpguard.upstream.link import (
     CallSink,
@@ -74,6 +75,15 @@ class LogTests(SynchronousTestCase):
         entry = self.entry(outlet.json["error"]["data"]["error_id"])
         self.assertIs(entry["log_level"], LogLevel.info)
         self.assertIn("delete_*", formatEvent(entry))
+
+    def test_nothing_of_a_cause_is_taken_for_a_secret(self) -> None:
+        """Why credentials are refused can be read in the log, from the first word on."""
+        rig = Rig()
+        rig.call("tools/list", who=None, headers={"authorization": "Bearer a b"})
+        (entry,) = (event for event in self.logged if event.get("reason") == "bad_credentials")
+        words = formatEvent(entry)
+        self.assertIn("not the form of a token", words)
+        self.assertEqual(Redactor().text(words, 1000), words)
 
     def test_names_from_the_wire_stay_out(self) -> None:
         """A method of the client's invention is not repeated in the log."""

@@ -1,5 +1,6 @@
 """Tests of what certificates, keys and revocation lists say."""
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.policy.certificates import (
@@ -51,6 +52,31 @@ class FileTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ValueError, read_private_key, pem)
             self.assertIn(words, str(error))
+
+    def test_something_else(self) -> None:
+        """What stands in a file instead is told, with what to do; not where it is only damaged."""
+        certificate, key, crl = self.one.pem, pem_of_key(self.one.key), self.ca.crl()
+        public = certificate.replace(b" CERT", b" PUBLIC KEY OF A CERT")
+        for read, content, words in (
+            (read_certificates, key, "; it has a private key in it: name another file"),
+            (read_certificates, crl, "; it has a revocation list in it: name another file"),
+            (read_private_key, certificate, "; it has a certificate in it: name another file"),
+            (read_private_key, public, "; it has a public key in it: name another file"),
+            (read_crls, certificate, "; it has a certificate in it: name another file"),
+            (
+                read_certificates,
+                self.one.certificate.public_bytes(Encoding.DER),
+                "; it is not text: convert it with `openssl x509`",
+            ),
+            (read_certificates, certificate[:90], "or a damaged one"),
+            (read_private_key, key[:60], "or a damaged one"),
+            (read_certificates, b"text", "or a damaged one"),
+        ):
+            error = str(self.assertRaises(ValueError, read, content))
+            if words.startswith(";"):
+                self.assertIn(words, error)
+            else:
+                self.assertTrue(error.endswith(words), error)
 
     def test_crls(self) -> None:
         """Several in one file."""
