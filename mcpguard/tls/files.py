@@ -14,12 +14,14 @@ def read_bounded(path: Path, limit: int) -> bytes:
     try:
         # Opening a named pipe would wait for its writer for ever without O_NONBLOCK.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
+            # Before it is a file of Python's, which leaves the descriptor of a directory open.
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Unreadable("is not a regular file")
-            data = file.read(limit + 1)
-    except IsADirectoryError:
-        raise Unreadable("is not a regular file") from None
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except PermissionError:
         raise Unreadable("may not be read by the user the gateway runs as") from None
     except OSError as error:

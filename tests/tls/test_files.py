@@ -37,3 +37,12 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(self.refused(pipe), "is not a regular file")
         self.assertEqual(self.refused(Path("/dev/zero")), "is not a regular file")
         self.assertIn("cannot be read", self.refused(self.directory / ("x" * 300)))
+
+    def test_nothing_stays_open(self) -> None:
+        """Whatever it is: files that cannot be used are tried again and again."""
+        file = self.directory / "file"
+        file.write_bytes(b"x" * 11)
+        before = os.listdir("/proc/self/fd")
+        for path in (self.directory, Path("/dev/null"), file):
+            self.refused(path)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
