@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+_END = re.compile(rb"-----END [^-\r\n]+-----")
+
 MAX_CERTIFICATES = 1_000
 """Of one file."""
 MAX_CRLS = 1_000
@@ -70,7 +72,7 @@ class PeerCertificate:
 def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """Every certificate of a PEM file, in its order; raises ValueError for none or a bad one."""
     try:
-        found = x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(_whole(pem))
     except ValueError:
         raise ValueError(
             f"has no PEM certificate, or a damaged one{_instead(pem, b'CERT')}"
@@ -104,6 +106,7 @@ def read_crls(pem: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     if len(blocks) > MAX_CRLS:
         raise ValueError(f"has more than {MAX_CRLS} revocation lists")
     try:
+        _whole(pem)
         return tuple(x509.load_pem_x509_crl(block) for block in blocks)
     except ValueError:
         raise ValueError("has a damaged revocation list") from None
@@ -121,6 +124,13 @@ def _instead(data: bytes, wanted: bytes) -> str:
         # An ASN.1 sequence: DER, or a PKCS #12 container.
         return "; it is not text: convert it with `openssl x509`, `pkey`, `crl` or `pkcs12`"
     return ""
+
+
+def _whole(pem: bytes) -> bytes:
+    """A PEM file as it is; raises ValueError for one with half a block, which parsers pass over."""
+    if pem.count(b"-----BEGIN") != len(_END.findall(pem)):
+        raise ValueError("a block without its end")
+    return pem
 
 
 def belongs_to(certificate: x509.Certificate, key: PrivateKey) -> bool:

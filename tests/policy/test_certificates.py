@@ -36,6 +36,18 @@ class FileTests(SynchronousTestCase):
         for pem in (b"", b"text", self.one.pem[:200], pem_of_key(self.one.key)):
             self.assertRaises(ValueError, read_certificates, pem)
 
+    def test_half_written(self) -> None:
+        """A file that ends within its last block, or has half of one before another, is damaged."""
+        for read, first, second in (
+            (read_certificates, self.one.pem, self.two.pem),
+            (read_crls, self.ca.crl(self.one), self.ca.crl()),
+        ):
+            self.assertEqual(len(read(first + second)), 2)
+            for cut in (12, 40, 200, len(second) - 30, len(second) - 3):
+                for pem in (first + second[:cut], second[:cut] + b"\n" + first):
+                    error = self.assertRaises(ValueError, read, pem)
+                    self.assertIn("damaged", str(error))
+
     def test_key(self) -> None:
         """A key and whose it is."""
         key = read_private_key(pem_of_key(self.one.key))
