@@ -5,6 +5,7 @@ from typing import Any
 
 from attrs import frozen
 from cryptography import x509
+from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
@@ -13,11 +14,22 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
+from mcpguard.errors import ConfigurationError
 from mcpguard.tls.words import LIMITS_UNAVAILABLE, SUCCESS, word_of_error, word_of_number
+from twisted import __version__ as twisted_version
 
 _log = Logger()
 
 _MAX_SUBJECT = 200
+_CHUNK = 32_768
+_PRIVATE = (
+    "_aborted",
+    "_handshakeDone",
+    "_checkHandshakeStatus",
+    "_flushSendBIO",
+    "_tlsShutdownFinished",
+)
+"""What is used or replaced of Twisted's. Without one of them failures would not be heard of."""
 
 
 @frozen
@@ -119,7 +131,23 @@ class GuardTls(TLSMemoryBIOProtocol):
         if self._handshakeDone:
             self._tell(SUCCESS)
 
+    def _flushSendBIO(self) -> None:
+        # Twisted takes 32 KiB only: what we say in a handshake may be more, and its client waits.
+        transport: Any = self.transport
+        more = True
+        while more:
+            try:
+                data = self._tlsConnection.bio_read(_CHUNK)
+            except SSL.WantReadError:
+                return
+            transport.write(data)
+            more = len(data) == _CHUNK
+
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None and isinstance(reason.value, SSL.ZeroReturnError):
+            # Goodbye in the middle of a handshake; Twisted fails over an error without a word.
+            self._tell("abandoned")
+            reason = None
         if not self._told and reason is not None:
             self._fail(reason)
         super()._tlsShutdownFinished(reason)
@@ -150,7 +178,10 @@ class GuardTls(TLSMemoryBIOProtocol):
 
 
 class GuardTlsFactory(TLSMemoryBIOFactory):
-    """Wraps what a listener serves in TLS, without a buffer: an answer is one write."""
+    """Wraps what a listener serves in TLS, without a buffer: an answer is one write.
+
+    Raises `ConfigurationError` where Twisted has not what this is built on.
+    """
 
     noisy = False
     protocol = GuardTls
@@ -162,6 +193,14 @@ class GuardTlsFactory(TLSMemoryBIOFactory):
         clock: IReactorTime,
         keeping: Doorkeeping,
     ) -> None:
+        missing = [name for name in _PRIVATE if not hasattr(TLSMemoryBIOProtocol, name)]
+        if missing:
+            raise ConfigurationError(
+                (
+                    f"TLS on a listener does not work with Twisted {twisted_version} (no"
+                    f" {', '.join(missing)}): install another version of Twisted, or of mcp-guard",
+                )
+            )
         super().__init__(creator, False, wrapped, clock)
         self.clock = clock
         self.keeping = keeping

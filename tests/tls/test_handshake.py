@@ -6,13 +6,16 @@ from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
+from mcpguard.errors import ConfigurationError
 from mcpguard.front import client_certificates
+from mcpguard.tls import handshake
 from mcpguard.tls.handshake import presented
 from mcpguard.tls.words import OURS, WORDS, word_of_error, word_of_number
 from tests.front.wire import Listener, limited
 from tests.pki import SERVER, Authority, Issued
-from tests.tls.case import PEER, TlsCase, TlsClient, done
+from tests.tls.case import PEER, TlsCase, TlsClient, done, files
 
 
 class CertificateTests(TlsCase):
@@ -281,6 +284,31 @@ class PolicyTests(TlsCase):
             self.assertEqual(listener.inner.corridor.handled, [])
 
 
+class LongTests(TlsCase):
+    """Handshakes in which there is much to say."""
+
+    def test_long_chain(self) -> None:
+        """A chain of more than Twisted sends in one piece reaches the client whole."""
+        others = [Authority(f"{number} {'x' * 50}") for number in range(80)]
+        files(self.directory, "server", self.server, self.servers, *others)
+        listener = self.listener()
+        client = self.connect(listener, self.clients.issue("alice"))
+        self.assertEqual(listener.words, ["success"])
+        self.assertEqual(client.ask()[0].status, 200)
+
+
+class PrivateTests(TlsCase):
+    """What is Twisted's own business, and used all the same."""
+
+    def test_names(self) -> None:
+        """A Twisted without one of them is no ground to begin on."""
+        for name in handshake._PRIVATE:
+            self.assertTrue(hasattr(TLSMemoryBIOProtocol, name), name)
+        self.patch(handshake, "_PRIVATE", ("_aborted", "_noLongerThere"))
+        error = self.assertRaises(ConfigurationError, self.listener)
+        self.assertIn("_noLongerThere", error.problems[0])
+
+
 class EndTests(TlsCase):
     """Handshakes that do not come to their end, and what is told of each."""
 
@@ -298,6 +326,20 @@ class EndTests(TlsCase):
         client = TlsClient(listener, self.context())
         client.transport.lose(done())
         self.assertEqual(listener.words, ["abandoned"])
+
+    def test_goodbye(self) -> None:
+        """Nor is who says so in the middle of it; that is nothing for the log."""
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            listener = self.listener()
+            context = self.context()
+            context.maximum_version = version
+            client = TlsClient(listener, context)
+            self.assertRaises(ssl.SSLWantReadError, client.tls.do_handshake)
+            hello = client._outgoing.read()
+            client.protocol.dataReceived(hello + b"\x15\x03\x03\x00\x02\x01\x00")
+            listener.clock.advance(0)
+            self.assertTrue(client.transport.lost)
+            self.assertEqual(listener.words, ["abandoned"])
 
     def test_client_refuses_us(self) -> None:
         """A client that does not know our CA says so."""
