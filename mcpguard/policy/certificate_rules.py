@@ -84,6 +84,7 @@ def judge_authorities(
     """
     found = Findings()
     good = current(authorities, now)
+    named = by_subject(authorities)
     for index, one in enumerate(authorities):
         which = _which(index)
         if issuing and not _is_authority(one):
@@ -91,7 +92,7 @@ def judge_authorities(
                 f"has {which}, {_name(one.subject)}, which is no CA (basicConstraints); only"
                 " certificates of CAs belong here"
             )
-        if issuing and not any(_issued_by(one, issuer) for issuer in authorities):
+        if issuing and not any(_issued_by(one, issuer) for issuer in named.get(one.issuer, ())):
             found.problems.append(
                 f"lacks the CA that issued {which}, {_name(one.issuer)}, without which nobody could"
                 " be verified: add every CA up to the root"
@@ -118,10 +119,11 @@ def judge_crls(
     The whole chain of a client is checked, so each CA that can be used needs a list in time.
     """
     found = Findings()
-    usable = []
+    named = by_subject(authorities)
+    usable: dict[x509.Name, list[x509.CertificateRevocationList]] = {}
     for index, crl in enumerate(crls):
         which = f"list {index + 1} in it"
-        issuers = [one for one in authorities if one.subject == crl.issuer]
+        issuers = named.get(crl.issuer, ())
         if not issuers:
             found.problems.append(
                 f"has a list of {_name(crl.issuer)}, which is not in client_ca_path: add the"
@@ -135,9 +137,9 @@ def judge_crls(
                 " this machine right?"
             )
         else:
-            usable.append(crl)
+            usable.setdefault(crl.issuer, []).append(crl)
     for one in dict.fromkeys(one.subject for one in current(authorities, now)):
-        ends = [crl.next_update_utc for crl in usable if crl.issuer == one]
+        ends = [crl.next_update_utc for crl in usable.get(one, ())]
         end = None if None in ends else max((each for each in ends if each), default=now)
         if not ends:
             found.problems.append(
@@ -150,12 +152,22 @@ def judge_crls(
                 " would be refused; fetch the CA's current list"
             )
         elif end is not None:
-            start = max(crl.last_update_utc for crl in usable if crl.issuer == one)
+            start = max(crl.last_update_utc for crl in usable[one])
             if _soon(start, end, now):
                 found.warnings.append(
                     f"has a list of {_name(one)} that must be renewed by {_moment(end)}"
                 )
             found.end = end if found.end is None else min(found.end, end)
+    return found
+
+
+def by_subject(
+    authorities: Sequence[x509.Certificate],
+) -> dict[x509.Name, list[x509.Certificate]]:
+    """CAs by their names; several may have the same. There may be a thousand of them."""
+    found: dict[x509.Name, list[x509.Certificate]] = {}
+    for one in authorities:
+        found.setdefault(one.subject, []).append(one)
     return found
 
 

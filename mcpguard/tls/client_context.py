@@ -8,6 +8,7 @@ from typing import TypeVar
 from attrs import field, frozen
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import Error as CryptoError
 
 from mcpguard.config.settings import ClientTlsSettings
 from mcpguard.errors import ConfigurationError
@@ -108,7 +109,7 @@ def load_client(
                 context.add_extra_chain_cert(one)
             context.use_privatekey(key)
             context.check_privatekey()
-    except SSL.Error as error:
+    except (SSL.Error, CryptoError) as error:
         why = "; ".join(str(one[-1]) for one in error.args[0]) if error.args else "OpenSSL refuses"
         raise ConfigurationError((f"{prefix}cert_path: {settings.cert_path}: {why}",)) from None
     context.set_min_proto_version(SSL.TLS1_2_VERSION)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import Error as CryptoError
 
 from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
@@ -46,10 +47,16 @@ def context_for(material: Material, tls: TlsSettings, where: str) -> SSL.Context
     try:
         return _built(material, tls)
     except SSL.Error as error:
-        why = "; ".join(str(one[-1]) for one in error.args[0]) if error.args else str(error)
-        raise ConfigurationError(
-            (f"{where}: {tls.cert_path} and its key cannot be used: {why}",)
-        ) from None
+        words = f"{tls.cert_path} and its key cannot be used"
+        raise ConfigurationError((f"{where}: {words}: {_reasons(error)}",)) from None
+    except CryptoError as error:
+        # Such as a list that has entries of other CAs.
+        words = f"a CA of {tls.client_ca_path} or a list of {tls.client_crl_path} cannot be used"
+        raise ConfigurationError((f"{where}: {words}: {_reasons(error)}",)) from None
+
+
+def _reasons(error: SSL.Error | CryptoError) -> str:
+    return "; ".join(str(one[-1]) for one in error.args[0]) if error.args else str(error)
 
 
 def _built(material: Material, tls: TlsSettings) -> SSL.Context:

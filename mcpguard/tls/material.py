@@ -11,6 +11,7 @@ from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.certificate_rules import (
     Findings,
+    by_subject,
     judge_authorities,
     judge_crls,
     judge_key,
@@ -197,10 +198,11 @@ def _revoked(
     crls: Sequence[x509.CertificateRevocationList], authorities: Sequence[x509.Certificate]
 ) -> dict[bytes, frozenset[int]]:
     found: dict[bytes, frozenset[int]] = {}
+    named = by_subject(authorities)
     for crl in crls:
         serials = frozenset(one.serial_number for one in crl)
         # A list may spell its CA's name in another encoding than the certificates do.
-        names = {one.subject.public_bytes() for one in authorities if one.subject == crl.issuer}
+        names = {one.subject.public_bytes() for one in named.get(crl.issuer, ())}
         for name in names | {crl.issuer.public_bytes()}:
             found[name] = found.get(name, frozenset()) | serials
     return found

@@ -13,8 +13,10 @@ from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import DNS_ID, DNSPattern, verify_service_identity
 from twisted.trial.unittest import SynchronousTestCase
 
+from mcpguard.policy import certificate_rules
 from mcpguard.policy.certificate_rules import (
     Findings,
+    _issued_by,
     current,
     judge_authorities,
     judge_crls,
@@ -172,6 +174,19 @@ class AuthorityTests(RulesCase):
         found = judge_authorities([old.certificate], self.now, issuing=True)
         self.assert_found(found, ["no certificate that is valid now"])
         self.assertIsNone(found.end)
+
+    def test_many(self) -> None:
+        """A thousand CAs are judged in the time of a thousand: it is the reactor's."""
+        many = [Authority(f"{number}").certificate for number in range(20)]
+        calls: list[object] = []
+
+        def issued_by(one: x509.Certificate, issuer: x509.Certificate) -> bool:
+            calls.append(one)
+            return _issued_by(one, issuer)
+
+        self.patch(certificate_rules, "_issued_by", issued_by)
+        self.assert_found(judge_authorities(many, self.now, issuing=True))
+        self.assertEqual(len(calls), len(many))
 
 
 class CrlTests(RulesCase):

@@ -1,6 +1,11 @@
 """Tests of files that change: new handshakes have the new ones, open connections go on."""
 
 import ssl
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.certificates import peer_certificate
@@ -63,6 +68,28 @@ class RotationTests(TlsCase):
             self.pass_time()
         # Back to what it was is no news.
         self.assertEqual(self.gate.rotations, [])
+
+    def test_what_openssl_refuses(self) -> None:
+        """A list that is good but for OpenSSL is a bad file like any other."""
+        other = x509.DirectoryName(Authority("Other").certificate.subject)
+        entry = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(1)
+            .revocation_date(datetime(2020, 1, 1, tzinfo=UTC))
+            .add_extension(x509.CertificateIssuer([other]), critical=True)
+            .build()
+        )
+        known = x509.load_pem_x509_crl(self.clients.crl())
+        mixed = x509.CertificateRevocationListBuilder(
+            known.issuer, known.last_update_utc, known.next_update_utc, [], [entry]
+        ).sign(self.clients.key, hashes.SHA256())
+        self.crl.write_bytes(mixed.public_bytes(Encoding.PEM))
+        self.pass_time()
+        (rotation,) = self.gate.rotations
+        self.assertIn(str(self.crl), rotation.problems[0])
+        self.assertIsNone(self.connect(self.gate, self.alice).failure)
+        error = self.assertRaises(ConfigurationError, self.listener, self.gate.settings)
+        self.assertEqual(error.problems, rotation.problems)
 
     def test_new_list(self) -> None:
         """A revoked client is refused from the next handshake on."""
