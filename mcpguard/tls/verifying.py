@@ -58,6 +58,19 @@ class ServerNotVerified(VerificationError):
     __repr__ = __str__
 
 
+class _Connection(SSL.Connection):
+    """One that the server may end in the middle of the handshake.
+
+    OpenSSL's error for that has no words, and Twisted fails over one without.
+    """
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except SSL.ZeroReturnError:
+            raise SSL.Error([("", "", "closed by the server in the handshake")]) from None
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 @define(eq=False, repr=False)
 class Verifying:
@@ -83,7 +96,7 @@ class Verifying:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLClientConnectionCreator`."""
-        connection = SSL.Connection(self.context, None)
+        connection = _Connection(self.context, None)
         if isinstance(self._identity, DNS_ID):
             # An address is no name to ask for (RFC 6066 section 3).
             connection.set_tlsext_host_name(self.host.encode("ascii"))

@@ -11,7 +11,6 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from attrs import define, field
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
@@ -139,23 +138,11 @@ class Endpoint(Protocol):
         ...
 
 
-class _ClientTlsProtocol(TLSMemoryBIOProtocol):
-    """TLS that a server may end in the middle of a handshake.
-
-    Twisted fails over OpenSSL's error for it, which is one without a word.
-    """
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        if reason is not None and isinstance(reason.value, SSL.ZeroReturnError):
-            reason = Failure(SSL.Error([("", "", "closed by the server in the handshake")]))
-        super()._tlsShutdownFinished(reason)
-
-
 class _ClientTls(TLSMemoryBIOFactory):
     """TLS without a buffer of its own: a request is one write, which must not wait for a turn."""
 
     noisy = False
-    protocol = _ClientTlsProtocol
+    protocol = TLSMemoryBIOProtocol
 
 
 @implementer(IStreamClientEndpoint)

@@ -3,10 +3,15 @@
 from typing import cast
 
 from twisted.internet import ssl
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 
 from mcpguard.tls.verifying import Verifying
 from tests.pki import CLIENT, SERVER, Authority
-from tests.tls.client_case import ClientCase, Server
+from tests.tls.client_case import ClientCase, Server, Side
 
 
 class NameTests(ClientCase):
@@ -54,6 +59,19 @@ class NameTests(ClientCase):
         server = Server(self.ca.issue("a.example", usages=(SERVER,)))
         sides = self.shake(self.policy("ca_path"), server, "a.example")
         self.assert_refused(sides, "is for nobody (no subjectAltName), not a.example")
+
+    def test_goodbye(self) -> None:
+        """A server that leaves in the middle of the handshake is told of like any failure."""
+        creator = self.policy("ca_path").creatorForNetloc(b"a.example", 443)
+        side = Side(b"hello")
+        factory = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(lambda: side), self.clock)
+        protocol, transport = factory.buildProtocol(None), StringTransport()
+        protocol.makeConnection(transport)
+        protocol.dataReceived(b"\x15\x03\x03\x00\x02\x01\x00")
+        self.assertTrue(transport.disconnecting)
+        protocol.connectionLost(Failure(ConnectionDone()))
+        assert side.ended is not None
+        self.assertIn("closed by the server", str(side.ended.value))
 
     def test_nobody_in_twisted(self) -> None:
         """Twisted's own options let such a certificate pass: when not, `Verifying` can go."""

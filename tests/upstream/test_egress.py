@@ -150,16 +150,6 @@ class VettingTests(WireCase):
         self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_UNAVAILABLE)
         self.assertIn("TLS", heard.failures[0].detail)
 
-    def test_goodbye_in_the_handshake(self) -> None:
-        """Nor is one that leaves in the middle of it, which is no fault of ours."""
-        heard, _ = self.send("https://public.example/mcp")
-        socket = self.reactor.accept()
-        self.turn()
-        socket.receive(b"\x15\x03\x03\x00\x02\x01\x00")
-        self.turn()
-        self.assertIs(heard.failures[0].reason, Reason.UPSTREAM_UNAVAILABLE)
-        self.assertIn("TLS: closed by the server", heard.failures[0].detail)
-
 
 class AllowedTests(WireCase):
     """With ``allow_private_networks = true``."""
