@@ -145,6 +145,7 @@ class ClientListeners:
             admits=handshakes.admits,
             on_ended=handshakes.ended,
             handshake_secs=site.limits.head_secs,
+            handshake_bytes=site.limits.header_bytes,
         )
         return GuardTlsFactory(tls, site, self.reactor, keeping)
 

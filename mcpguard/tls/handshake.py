@@ -15,7 +15,13 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from mcpguard.errors import ConfigurationError
-from mcpguard.tls.words import LIMITS_UNAVAILABLE, SUCCESS, word_of_error, word_of_number
+from mcpguard.tls.words import (
+    LIMITS_UNAVAILABLE,
+    SUCCESS,
+    TOO_LARGE,
+    word_of_error,
+    word_of_number,
+)
 from twisted import __version__ as twisted_version
 
 _log = Logger()
@@ -63,12 +69,15 @@ class Doorkeeping:
         admits: given that address, "" or the word why its handshake does not even begin.
         on_ended: told of each handshake once.
         handshake_secs: the longest that whoever serves the connection waits for it.
+        handshake_bytes: the most that a client may send in it. OpenSSL alone would keep more than
+            100 KiB of each of two messages, of whoever has proved nothing yet.
     """
 
     peer_of: Callable[[Any], str]
     admits: Callable[[str], "str | Deferred[str]"]
     on_ended: Callable[[Ended], None]
     handshake_secs: float
+    handshake_bytes: int
 
 
 class GuardTls(TLSMemoryBIOProtocol):
@@ -82,6 +91,8 @@ class GuardTls(TLSMemoryBIOProtocol):
     factory: "GuardTlsFactory"
     _told = False
     _began = 0.0
+    _came = 0
+    """Bytes of the handshake."""
     _peer = ""
     _refusal: tuple[str, int, X509] | None = None
     _word = ""
@@ -120,6 +131,15 @@ class GuardTls(TLSMemoryBIOProtocol):
     def _turn_away(self, word: str) -> None:
         self._tell(word)
         self.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, not too many of them before the handshake is over."""
+        super().dataReceived(data)
+        if not self._handshakeDone and not self._aborted:
+            # What came in one piece with its end may be a request's.
+            self._came += len(data)
+            if self._came > self.factory.keeping.handshake_bytes:
+                self._turn_away(TOO_LARGE)
 
     def certificate_refused(self, number: int, depth: int, certificate: X509) -> None:
         """OpenSSL refuses the client's certificate; see `context.Refusing`."""

@@ -13,6 +13,7 @@ SUCCESS = "success"
 TOO_MANY_FAILURES = "too_many_failures"
 LIMITS_UNAVAILABLE = "limits_unavailable"
 NO_CERTIFICATE = "no_certificate"
+TOO_LARGE = "too_large"
 
 _BY_NUMBER = {
     _CODES.ERR_UNABLE_TO_GET_ISSUER_CERT: "unknown_ca",
@@ -62,7 +63,15 @@ WORDS = frozenset(
     {
         *_BY_NUMBER.values(),
         *(word for _, word in _BY_REASON),
-        *(SUCCESS, TOO_MANY_FAILURES, LIMITS_UNAVAILABLE, "timeout", "abandoned", "other"),
+        *(
+            SUCCESS,
+            TOO_MANY_FAILURES,
+            TOO_LARGE,
+            LIMITS_UNAVAILABLE,
+            "timeout",
+            "abandoned",
+            "other",
+        ),
     }
 )
 """All of them: labels of the metric, reasons in the audit trail."""

@@ -129,6 +129,7 @@ class ListenersTests(SynchronousTestCase):
             self.assertIsInstance(factory, GuardTlsFactory)
             self.assertIs(factory.wrappedFactory, self.site)
             self.assertEqual(factory.keeping.handshake_secs, self.site.limits.head_secs)
+            self.assertEqual(factory.keeping.handshake_bytes, self.site.limits.header_bytes)
             handshakes = factory.keeping.on_ended.__self__
             self.assertEqual(handshakes.asks, asks)
         self.assertEqual(first.keeping.on_ended.__self__.listener, "127.0.0.1:3000")

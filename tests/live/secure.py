@@ -48,6 +48,7 @@ class Secure:
             admits=lambda peer: "",
             on_ended=self.ended.append,
             handshake_secs=site.limits.head_secs,
+            handshake_bytes=site.limits.header_bytes,
         )
         return GuardTlsFactory(tls, site, reactor, keeping)
 

@@ -20,6 +20,7 @@ from tests.front.wire import Listener, WireTransport, limited, read_answers, req
 from tests.pki import Authority, Issued
 
 BOUNDS = MaterialBounds(pem_bytes=100_000, crl_bytes=200_000)
+HANDSHAKE_BYTES = 20_000
 PEER = "203.0.113.9"
 
 
@@ -171,6 +172,7 @@ class TlsListener:
             admits=lambda peer: self.admits(peer),
             on_ended=self.ended.append,
             handshake_secs=self.inner.limits.head_secs,
+            handshake_bytes=HANDSHAKE_BYTES,
         )
         self.factory = GuardTlsFactory(self.tls, self.inner.site, self.clock, keeping)
 

@@ -13,9 +13,9 @@ from mcpguard.front import client_certificates
 from mcpguard.tls import handshake
 from mcpguard.tls.handshake import presented
 from mcpguard.tls.words import OURS, WORDS, word_of_error, word_of_number
-from tests.front.wire import Listener, limited
+from tests.front.wire import Listener, limited, request
 from tests.pki import SERVER, Authority, Issued
-from tests.tls.case import PEER, TlsCase, TlsClient, done, files
+from tests.tls.case import HANDSHAKE_BYTES, PEER, TlsCase, TlsClient, done, files
 
 
 class CertificateTests(TlsCase):
@@ -319,6 +319,28 @@ class EndTests(TlsCase):
         listener.inner.pass_time(11)
         self.assertTrue(client.transport.lost)
         self.assertEqual(listener.words, ["timeout"])
+
+    def test_too_large(self) -> None:
+        """Nobody may fill a handshake without end; a request that comes with its end may be any."""
+        record = b"\x16\x03\x01\x40\x00"
+        begun = record + b"\x01\x01\xff\xff\x03\x03" + b"x" * 16_378
+        listener = self.listener(inner=Listener(limits=limited(body_bytes=100_000)))
+        client = TlsClient(listener, self.context())
+        client.protocol.dataReceived(begun)
+        client.protocol.dataReceived((record + b"x" * 16_384)[: HANDSHAKE_BYTES - len(begun)])
+        self.assertEqual(listener.words, [])
+        client.protocol.dataReceived(b"x")
+        self.assertTrue(client.transport.aborted)
+        listener.clock.advance(0)
+        self.assertEqual(listener.words, ["too_large"])
+        self.assertEqual(listener.inner.site.connections, 0)
+        client = TlsClient(listener, self.context(self.clients.issue("alice")))
+        self.assertRaises(ssl.SSLWantReadError, client.tls.do_handshake)
+        client._exchange()
+        client.tls.do_handshake()
+        client.send(request("POST /mcp", body=b" " * (2 * HANDSHAKE_BYTES)))
+        self.assertEqual(listener.words, ["too_large", "success"])
+        self.assertEqual(len(listener.inner.corridor.handled), 1)
 
     def test_client_leaves(self) -> None:
         """Who leaves before is no failure of anybody."""
