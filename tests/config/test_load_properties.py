@@ -98,7 +98,7 @@ class MutationTests(SynchronousTestCase):
             text = text[:start] + piece + text[end:]
         self.check(load(text, format))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=60)
     @given(st.data(), VALUES)
     def test_values(self, data: st.DataObject, value: Any) -> None:
         """Any value in the place of any other; TOML and YAML come to the same end."""
@@ -129,7 +129,7 @@ class MutationTests(SynchronousTestCase):
         for format in ("toml", "yaml"):
             self.check(load(text, format))
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(st.data())
     def test_secrets_never_show(self, data: st.DataObject) -> None:
         """A reference in any place: its value is in no message, no warning and no repr.

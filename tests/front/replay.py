@@ -82,21 +82,36 @@ def outcome(listener: Listener, client: Client) -> Outcome:
     )
 
 
-def replay(fast: bool, pieces: Sequence[bytes], **more: Any) -> list[Outcome]:
-    """Send the pieces; gives how things stand then, after every deadline, and without client."""
+def _pass_time(listener: Listener, seconds: float, *, finely: bool) -> None:
+    """Let time pass; in a few steps, or so that everything that is due is done at its time."""
+    if finely:
+        listener.pass_time(seconds)
+    else:
+        listener.clock.pump([seconds / 4] * 4)
+
+
+def replay(
+    fast: bool, pieces: Sequence[bytes], *, finely: bool = False, **more: Any
+) -> list[Outcome]:
+    """Send the pieces; gives how things stand then, after every deadline, and without client.
+
+    ``finely``: no deadline is noticed later than the gateway would.
+    """
     listener = Listener(fast=fast, limits=more.pop("limits", SMALL), **more)
     client = listener.connect()
     feed(client, pieces)
     outcomes = [outcome(listener, client)]
     for seconds in (11, 21, 61):
-        listener.pass_time(seconds)
+        _pass_time(listener, seconds, finely=finely)
         outcomes.append(outcome(listener, client))
     client.transport.lose(Failure(ConnectionDone()))
     outcomes.append(outcome(listener, client))
     return outcomes
 
 
-def replay_held(fast: bool, pieces: Sequence[bytes], body: bytes = b"late") -> list[Outcome]:
+def replay_held(
+    fast: bool, pieces: Sequence[bytes], body: bytes = b"late", *, finely: bool = False
+) -> list[Outcome]:
     """The same with answers that come later, the first only when everything was sent."""
     corridor = RecordingCorridor(hold=True)
     listener = Listener(fast=fast, corridor=corridor)
@@ -114,7 +129,7 @@ def replay_held(fast: bool, pieces: Sequence[bytes], body: bytes = b"late") -> l
             outlet.write(b"data: %b\n\n" % body)
             outlet.finish()
         outcomes.append(outcome(listener, client))
-    listener.pass_time(70)
+    _pass_time(listener, 70, finely=finely)
     client.transport.lose(Failure(ConnectionDone()))
     outcomes.append(outcome(listener, client))
     return outcomes

@@ -14,8 +14,10 @@ from attrs import define
 
 from mcpguard.observe.events import EVENT_TYPES, OUTCOME_TYPES, STEP_TYPES
 from tests.live.processes import MARK, LiveCase, Program, marked
-from tests.live.software import REPOSITORY
+from tests.live.software import HERE, REPOSITORY
 
+IMPATIENT = (sys.executable, str(HERE / "impatient.py"))
+"""The gateway for tests that change certificate files."""
 STATUSES = {"success", "error", "denied", "failed", "cancelled", "dropped"}
 STOP_SECS = 15.0
 """A stop may not take longer once the clients are gone."""
@@ -65,6 +67,8 @@ class RunningGateway:
 class GatewayCase(LiveCase):
     """A test with a gateway, which must have ended well when the test is over."""
 
+    mcp_guard: Sequence[str] = (sys.executable, "-m", "mcpguard")
+    """The command that is the gateway."""
     environment: Mapping[str, str] = {}
     """Further variables of gateways that are started."""
     others: frozenset[str] = frozenset()
@@ -119,7 +123,7 @@ class GatewayCase(LiveCase):
     ) -> RunningGateway:
         config = str(directory / "mcp-guard.toml")
         program = self.start(
-            [sys.executable, "-m", "mcpguard", "-v", "-c", config, "run", "--port", str(port)],
+            [*self.mcp_guard, "-v", "-c", config, "run", "--port", str(port)],
             env={MARK: mark, "PYTHONPATH": str(REPOSITORY), **self.environment},
             cwd=str(directory),
             name="gateway",
@@ -129,7 +133,7 @@ class GatewayCase(LiveCase):
             program, found.group(1).decode(), keys, directory / "audit.log", mark
         )
         self.addCleanup(self._judge, gateway)
-        self.assertIn("mcpguard", "".join(command for _, command in marked(mark)))
+        self.assertIn(config, "".join(command for _, command in marked(mark)))
         return gateway
 
     async def outcomes(

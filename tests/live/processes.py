@@ -7,11 +7,11 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
@@ -246,6 +246,18 @@ class LiveCase(TestCase):
         except ValueError:
             self.fail(client.story())
         return reports
+
+    async def side_by_side(self, *coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Run stories that have nothing in common at once, since each of them mostly waits.
+
+        All are awaited; fails with the first that fails.
+        """
+        outcomes = await DeferredList(
+            [Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True
+        )
+        for _, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                outcome.raiseException()
 
     async def pause(self, seconds: float) -> None:
         """Let time pass."""

@@ -26,6 +26,8 @@ class Exchange(Protocol):
 
     def __init__(self, method: str, data: bytes, reads: bool) -> None:
         self.method = method
+        self.base = ""
+        """Of the gateway it was sent to."""
         self.received = b""
         self.over: Deferred[Exchange] = Deferred()
         """Fires with this object when the connection has ended, from whatever side."""
@@ -120,6 +122,7 @@ class RawCase(GatewayCase):
         port = int(gateway.base.rpartition(":")[2])
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", port)
         exchange: Exchange = await connectProtocol(endpoint, Exchange(method, data, reads))
+        exchange.base = gateway.base
         self.addCleanup(exchange.leave)
         return exchange
 
@@ -213,13 +216,14 @@ class RawCase(GatewayCase):
 
     async def account(self, gateway: RunningGateway) -> list[dict[str, Any]]:
         """Every request sent, answered or not, has left exactly one outcome; gives them all."""
-        sent = len(self.exchanges)
+        exchanges = [one for one in self.exchanges if one.base == gateway.base]
+        sent = len(exchanges)
         await self.until(lambda: len(gateway.outcomes()) >= sent, 10.0, f"{sent} outcomes")
         outcomes = gateway.outcomes()
         self.assertEqual(len(outcomes), sent)
         recorded = [one["request_id"] for one in outcomes]
         self.assertEqual(len(set(recorded)), sent)
-        told = [one.request_id for one in self.exchanges if one.request_id is not None]
+        told = [one.request_id for one in exchanges if one.request_id is not None]
         self.assertEqual(len(set(told)), len(told))
         self.assertEqual(set(told) - set(recorded), set())
         return outcomes

@@ -86,10 +86,19 @@ class FetchTests(KeyServerCase):
         self.assertLess(time.monotonic() - began, BOUNDS.total_secs * SLOWER)
         return word
 
+    async def refused(
+        self, behaviour: Behaviour, word: str, own: Issued | None = None, ca: Path | None = None
+    ) -> None:
+        """What such a server does is refused by this word, and its connection is cut."""
+        server, url = await self.serve(behaviour, own)
+        self.assertEqual(await self.failed(url, ca), word)
+        await self.until(lambda: not server.open, 2.0, f"cut: {word}")
+        self.assertEqual(server.asked, 1)
+
     async def test_servers_up_to_no_good(self) -> None:
         """Each is refused by its own word, in time, and loses its connection."""
         late = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b" ", 0.1)
-        for behaviour, word in (
+        servers = (
             (raw(b""), "timeout"),
             (drip(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.1), "timeout"),
             (late, "timeout"),
@@ -103,11 +112,8 @@ class FetchTests(KeyServerCase):
             (status("204 No Content"), "status"),
             (raw(b"\x16\x03\x01\x02\x00\x01garbage\r\n\r\n"), "malformed"),
             (lambda connection: connection.transport.loseConnection(), "malformed"),
-        ):
-            server, url = await self.serve(behaviour)
-            self.assertEqual(await self.failed(url), word)
-            await self.until(lambda server=server: not server.open, 2.0, f"cut: {word}")
-            self.assertEqual(server.asked, 1)
+        )
+        await self.side_by_side(*(self.refused(*server) for server in servers))
         gc.collect()
         self.assertLess(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 2_000_000)
 
@@ -138,14 +144,13 @@ class FetchTests(KeyServerCase):
         _, old = await self.serve(keys(KEYS), ours.server(days=-0.1))
         self.assertEqual(await self.failed(old, ca), "tls")
         # A bomb and an endless answer over TLS end as they do without.
-        for behaviour, word in (
+        hostile = (
             (bomb(200_000_000), "encoded"),
             (drip(CHUNKED, b"2000\r\n" + b"x" * 8192 + b"\r\n", 0.0), "too_large"),
             (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"), "timeout"),
-        ):
-            hostile, where = await self.serve(behaviour, ours.server())
-            self.assertEqual(await self.failed(where, ca), word)
-            await self.until(lambda hostile=hostile: not hostile.open, 2.0, f"cut: {word}")
+        )
+        own = ours.server()
+        await self.side_by_side(*(self.refused(*server, own, ca) for server in hostile))
 
     async def test_plain_where_tls_should_be(self) -> None:
         """A server that does not speak TLS."""
@@ -239,7 +244,13 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         data = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
         return await (await self.connect(gateway, data.encode(), "GET")).over
 
-    async def test_one_fetch_for_fifty(self) -> None:
+    async def test_over_time(self) -> None:
+        """What takes its time: each story with a gateway and a provider of its own."""
+        await self.side_by_side(
+            self._one_fetch_for_fifty(), self._rotation(), self._renewed_in_the_background()
+        )
+
+    async def _one_fetch_for_fifty(self) -> None:
         """Fifty who come with a new key at once have it fetched once; no key at all is a 503, and
         the gateway says that it is not ready.
         """
@@ -271,7 +282,7 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         )
         self.assertEqual(events[-1]["details"]["added"], ["b"])
 
-    async def test_rotation(self) -> None:
+    async def _rotation(self) -> None:
         """Published before it signs, signs before it is published, another key under an old name,
         taken back; and the provider gone for good.
         """
@@ -304,7 +315,7 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         self.assertEqual(server.asked, 3)
         await self.account(gateway)
 
-    async def test_renewed_in_the_background(self) -> None:
+    async def _renewed_in_the_background(self) -> None:
         """Without a token that would ask for it, a key that was taken back is gone in time, over
         TLS with a CA of one's own.
         """

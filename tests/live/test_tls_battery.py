@@ -12,7 +12,7 @@ import tomlkit
 from attrs import define
 from twisted.internet.threads import deferToThread
 
-from tests.live.gateway_process import GatewayCase, RunningGateway, key_hash, stdio
+from tests.live.gateway_process import IMPATIENT, GatewayCase, RunningGateway, key_hash, stdio
 from tests.live.processes import free_port
 from tests.live.software import program
 from tests.pki import SERVER, Authority, Issued
@@ -349,6 +349,8 @@ class ListenersTests(BatteryCase):
 
 class RotationTests(BatteryCase):
     """Files that change under a gateway that runs."""
+
+    mcp_guard = IMPATIENT
 
     async def test_rotation(self) -> None:
         """New files are for new connections; a new list is for those that are open, too."""

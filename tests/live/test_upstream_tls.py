@@ -9,7 +9,7 @@ from OpenSSL import SSL
 from twisted.protocols.portforward import ProxyFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from tests.live.gateway_process import RunningGateway, http
+from tests.live.gateway_process import IMPATIENT, RunningGateway, http
 from tests.live.raw_client import RawCase
 from tests.live.software import REPOSITORY
 from tests.live.sse_server import SseServer
@@ -21,6 +21,8 @@ NAME = "tools.example.com"
 
 class UpstreamTlsTests(RawCase):
     """Servers behind TLS that want client certificates: the demo, and one of HTTP+SSE."""
+
+    mcp_guard = IMPATIENT
 
     async def prepare(self) -> None:
         """Start the demo server, and make the CAs of servers and clients."""

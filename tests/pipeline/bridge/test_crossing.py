@@ -235,7 +235,7 @@ class CrossingTest(SynchronousTestCase):
                 bridge="translate",
             )
             people = [Person(name, rig, random) for name in PEOPLE]
-            for _ in range(10 * STEPS):
+            for _ in range(6 * STEPS):
                 person = random.choice(people)
                 person.act([one for one in people if one is not person])
                 server.stir()
