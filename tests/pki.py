@@ -92,9 +92,13 @@ class Authority(Issued):
         uris: Sequence[str] = (),
         addresses: Sequence[str] = (),
         usages: Sequence[x509.ObjectIdentifier] | None = (CLIENT,),
+        key: Any = None,
     ) -> Issued:
-        """A leaf, good from ``starts`` to ``days`` days from now; ``usages`` None: any."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """A leaf, good from ``starts`` to ``days`` days from now; ``usages`` None: any.
+
+        ``key`` is its private one, a new one on P-256 unless it is given.
+        """
+        key = key or ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             *(x509.DNSName(one) for one in dns),
             *(x509.RFC822Name(one) for one in emails),

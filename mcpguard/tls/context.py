@@ -15,8 +15,9 @@ from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.tls.material import Material
 
-CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
-"""Of TLS 1.2; those of 1.3 are all good."""
+CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:@SECLEVEL=2"
+"""Of TLS 1.2; those of 1.3 are all good. The level refuses weak keys and signatures in clients'
+certificates (RSA under 2048 bits, SHA-1), whatever the system's OpenSSL is set to."""
 PROTOCOL = b"http/1.1"
 MAX_CHAIN = 8
 """CAs between a client's certificate and its root."""

@@ -3,6 +3,7 @@
 import ssl
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred
@@ -96,6 +97,19 @@ class CertificateTests(TlsCase):
         listener = self.listener()
         self.connect(listener, self.clients.issue("alice", usages=None))
         self.assertEqual(listener.words, ["success"])
+
+    def test_weak_key(self) -> None:
+        """A key that can be broken proves nothing, however the system's OpenSSL is set."""
+        weak = self.clients.issue("alice", key=rsa.generate_private_key(65_537, 1_024))
+        listener = self.listener()
+        context = self.context()
+        # The client's own OpenSSL would not use it either.
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.load_cert_chain(*files(self.directory, "weak", weak))
+        client = TlsClient(listener, context).shake()
+        self.assertIsNotNone(client.failure)
+        self.assertEqual(listener.words, ["other"])
+        self.assertEqual(listener.inner.corridor.handled, [])
 
     def test_revoked(self) -> None:
         """One on the list is refused, others are not."""
