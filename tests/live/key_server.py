@@ -1,5 +1,6 @@
 """A server of keys that does as the test says, over TCP or TLS, in the process of the tests."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, cast
@@ -133,9 +134,13 @@ def drip(first: bytes, piece: bytes, every: float) -> Behaviour:
 
 def bomb(size: int) -> Behaviour:
     """Answer with very many zeros in a few bytes of gzip, whatever was asked for."""
+    return raw(_answer(_zeros(size), "Content-Encoding: gzip"))
+
+
+@functools.cache
+def _zeros(size: int) -> bytes:
     packer = zlib.compressobj(9, wbits=31)
-    packed = packer.compress(bytes(size)) + packer.flush()
-    return raw(_answer(packed, "Content-Encoding: gzip"))
+    return packer.compress(bytes(size)) + packer.flush()
 
 
 def _answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:

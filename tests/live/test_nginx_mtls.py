@@ -221,9 +221,10 @@ class NginxTests(GatewayCase):
         """Events come through one by one, as they are sent."""
         port = await self.start_nginx()
         context = self.context(self.certificates.alice)
-        gaps = await deferToThread(watch, port, context)
+        moments = await deferToThread(watch, port, context)
+        self.assertGreater(len(moments), 2)
         # All at once at the end is what a proxy that buffers makes of them.
-        self.assertGreaterEqual(sum(gap > 0.2 for gap in gaps), 2, gaps)
+        self.assertGreater(moments[-1] - moments[0], 0.2, moments)
 
 
 def ask(
@@ -245,7 +246,7 @@ def ask(
 
 
 def watch(port: int, context: ssl.SSLContext) -> list[float]:
-    """Open an event stream of HTTP+SSE, call a slow tool, and tell how long each event took."""
+    """Open an event stream of HTTP+SSE, call a slow tool, and tell when each event came."""
     stream = HTTPSConnection("localhost", port, timeout=PATIENCE, context=context)
     with closing(stream):
         stream.request("GET", "/sse", headers={"Accept": "text/event-stream"})
@@ -258,14 +259,12 @@ def watch(port: int, context: ssl.SSLContext) -> list[float]:
         arguments = {"seconds": 1.2, "steps": 3}
         params = {"name": "slow", "arguments": arguments, "_meta": {"progressToken": "p"}}
         post(port, context, endpoint, {"id": 2, "method": "tools/call", "params": params})
-        gaps = []
-        last = time.monotonic()
+        moments = []
         while True:
             said = json.loads(event(answer))
-            gaps.append(time.monotonic() - last)
-            last = time.monotonic()
+            moments.append(time.monotonic())
             if "id" in said:
-                return gaps
+                return moments
 
 
 def event(answer: HTTPResponse) -> str:
