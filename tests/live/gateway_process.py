@@ -136,6 +136,17 @@ class GatewayCase(LiveCase):
         self.assertIn(config, "".join(command for _, command in marked(mark)))
         return gateway
 
+    async def told(
+        self, gateway: RunningGateway, event_type: str, count: int
+    ) -> list[dict[str, Any]]:
+        """The events of a type, waiting until there are ``count`` at least."""
+
+        def found() -> list[dict[str, Any]]:
+            return [one for one in gateway.events() if one["event_type"] == event_type]
+
+        await self.until(lambda: len(found()) >= count, 5.0, f"{count} events {event_type}")
+        return found()
+
     async def outcomes(
         self, gateway: RunningGateway, event_type: str, count: int
     ) -> list[dict[str, Any]]:

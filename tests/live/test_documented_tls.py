@@ -77,7 +77,5 @@ class DocumentedTlsTests(GatewayCase):
             "the new list is in force",
         )
         self.assertNotEqual(await self.shell(directory, [f"{asked} -sf -m 10"]), 0)
-        reasons = [
-            one["reason"] for one in gateway.events() if one["event_type"] == "HandshakeFailed"
-        ]
-        self.assertEqual(reasons, ["no_certificate", "revoked"])
+        failed = await self.told(gateway, "HandshakeFailed", 2)
+        self.assertEqual([one["reason"] for one in failed], ["no_certificate", "revoked"])

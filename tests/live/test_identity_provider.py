@@ -126,7 +126,7 @@ class IdentityProviderTests(RawCase):
         self.assertEqual(await self.tools(gateway, fresh), READ)
         self.assertEqual(await self.tools(gateway, reader), READ)
         self.assertEqual(await self.asked(), before + 1)
-        events = [one for one in gateway.events() if one["event_type"] == "KeySetEvent"]
+        events = await self.told(gateway, "KeySetEvent", 2)
         self.assertEqual(events[-1]["details"]["added"], ["second", "second-ec"])
         # Who has the provider's words but not its keys.
         head, body, _ = fresh.split(".")

@@ -281,7 +281,7 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         page = (await self.page(gateway, "/metrics")).answer.body.decode()
         self.assertIn("\nmcp_guard_jwks_keys 2.0\n", page)
         self.assertIn('\nmcp_guard_jwks_fetches_total{result="status"}', page)
-        events = [one for one in gateway.events() if one["event_type"] == "KeySetEvent"]
+        events = await self.told(gateway, "KeySetEvent", 4)
         told = [(one["status"], one.get("reason")) for one in events]
         self.assertEqual(
             told, [("failed", "status"), ("recovered", None), ("changed", None), ("changed", None)]
@@ -312,7 +312,7 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         self.assertEqual(server.asked, 3)
         renamed = self.token(other_b)
         self.assertEqual(await self.statuses(gateway, renamed, new, old), [200, 401, 401])
-        event = [one for one in gateway.events() if one["event_type"] == "KeySetEvent"][-1]
+        event = (await self.told(gateway, "KeySetEvent", 3))[-1]
         self.assertEqual(event["details"], {"added": ["c"], "removed": ["a"], "replaced": ["b"]})
         # What is published after it was asked is not there before it is asked again; a hostile
         # server takes nothing away by then.

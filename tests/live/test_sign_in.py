@@ -164,17 +164,21 @@ class SignInTests(GatewayCase):
             tools = [*READ, "write_file"] if name == "npm-sdk" else READ
             self.assertEqual(sorted(discovered.get("tools", ())), tools, (name, discovered))
             self.assertIn("new.txt", discovered.get("called", ""), (name, discovered))
+
+        def called() -> list[tuple[str, ...]]:
+            calls = [one for one in gateway.events() if one["event_type"] == "ToolCall"]
+            return sorted({(one["provider"], one["identity_id"], one["tool"]) for one in calls})
+
+        expected = [
+            ("api_key", "reader", "echo"),
+            ("jwt", "reader", "echo"),
+            ("jwt", "writer", "write_file"),
+            ("mtls", "reader", "echo"),
+        ]
+        # The trail is written behind the answers.
+        await self.until(lambda: len(called()) >= len(expected), 5.0, "all calls in the trail")
+        self.assertEqual(called(), expected)
         trail = gateway.events()
-        calls = [one for one in trail if one["event_type"] == "ToolCall"]
-        self.assertEqual(
-            sorted({(one["provider"], one["identity_id"], one["tool"]) for one in calls}),
-            [
-                ("api_key", "reader", "echo"),
-                ("jwt", "reader", "echo"),
-                ("jwt", "writer", "write_file"),
-                ("mtls", "reader", "echo"),
-            ],
-        )
         denied = [one for one in trail if one["event_type"] == "AuthorizationDenied"]
         self.assertEqual({one["reason"] for one in denied}, {"insufficient_scope"})
         refused = [one for one in trail if one["event_type"] == "HandshakeFailed"]
