@@ -390,7 +390,7 @@ class WholeChainTests(SynchronousTestCase):
 
     let_in = 0
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     @given(
         st.lists(ISSUES, max_size=2),
         st.booleans(),
