@@ -76,6 +76,8 @@ class Tally:
     slowest: float = 0.0
     reasons: set[str] = field(factory=set)
     """Of the errors."""
+    over: bool = False
+    """Nobody is to ask any more."""
 
 
 class RedisCase(GatewayCase):
@@ -126,9 +128,12 @@ class RedisCase(GatewayCase):
         self.addCleanup(caller.transport.loseConnection)
         return caller
 
-    async def keep_asking(self, caller: Caller, tally: Tally, until: float) -> None:
-        """Ask again and again until a moment of the reactor's clock."""
-        while self.reactor.seconds() < until:
+    async def keep_asking(
+        self, caller: Caller, tally: Tally, until: float, pause: float = 0.0
+    ) -> None:
+        """Ask again and again, until a moment of the reactor's clock or the tally is over."""
+        while self.reactor.seconds() < until and not tally.over:
+            await self.pause(pause)
             began = self.reactor.seconds()
             status, _, body = await caller.ask()
             tally.statuses[status] += 1

@@ -21,6 +21,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.live.processes import SLOWER, free_port
 from tests.live.redis_case import PASSWORD, RedisCase, Tally, pid_of
 
+PACE = 0.02
+"""Seconds between two requests of a caller: the processor is for others, too."""
+PATIENCE = 60.0
+"""Seconds after which a load ends by itself."""
 SHORT = 10.0
 """Seconds in which a request has its answer whatever Redis does, times `SLOWER`."""
 
@@ -45,7 +49,7 @@ class SharedTests(RedisCase):
         tally, began = Tally(), time.monotonic()
         until = self.reactor.seconds() + 3.0
         await gatherResults(
-            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until, PACE)) for one in callers]
         )
         allowed = tally.statuses.pop(200)
         self.assertLessEqual(allowed, burst + rate * (time.monotonic() - began) + 1)
@@ -60,7 +64,7 @@ class SharedTests(RedisCase):
         gateway = await self.start_sharing()
         await self.until_up(gateway, 1, 2)
         callers = [await self.caller(gateway) for _ in range(8)]
-        tally, until = Tally(), self.reactor.seconds() + 3.0
+        tally, until = Tally(), self.reactor.seconds() + 1.5
         await gatherResults(
             [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
         )
@@ -114,9 +118,9 @@ class OutageTests(RedisCase):
         gateway = await self.start_sharing()
         await self.until_up(gateway, 1, 2)
         callers = [await self.caller(gateway) for _ in range(4)]
-        tally, until = Tally(), self.reactor.seconds() + 6.0
+        tally, until = Tally(), self.reactor.seconds() + PATIENCE
         load = gatherResults(
-            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until, PACE)) for one in callers]
         )
         await self.pause(1.0)
         redis.signal("KILL")
@@ -125,6 +129,8 @@ class OutageTests(RedisCase):
         await self.start_redis()
         await self.until_up(gateway, 1, 4)
         answered = await self.metric(gateway, 'mcp_guard_redis_calls_total{result="answered"}')
+        await self.pause(1.0)
+        tally.over = True
         await load
         self.assertEqual(set(tally.statuses), {200})
         self.assertLess(tally.slowest, SHORT * SLOWER)
@@ -141,9 +147,9 @@ class OutageTests(RedisCase):
         gateway = await self.start_sharing(redis={"on_error": "deny"})
         await self.until_up(gateway, 1, 2)
         callers = [await self.caller(gateway) for _ in range(4)]
-        tally, until = Tally(), self.reactor.seconds() + 7.0
+        tally, until = Tally(), self.reactor.seconds() + PATIENCE
         load = gatherResults(
-            [Deferred.fromCoroutine(self.keep_asking(one, tally, until)) for one in callers]
+            [Deferred.fromCoroutine(self.keep_asking(one, tally, until, PACE)) for one in callers]
         )
         await self.pause(1.0)
         os.kill(pid_of(redis), signal.SIGSTOP)
@@ -155,6 +161,8 @@ class OutageTests(RedisCase):
         await self.until_up(gateway, 1, 4)
         self.assertEqual(await self.readiness(gateway.base), 200)
         self.assertGreater(refused, 10)
+        await self.pause(0.5)
+        tally.over = True
         await load
         self.assertEqual(set(tally.statuses), {200, 503})
         self.assertEqual(tally.reasons, {"Rate limits cannot be checked now, try again shortly"})
