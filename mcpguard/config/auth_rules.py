@@ -33,7 +33,9 @@ def jwt_mode(draft: Draft) -> None:
         if not draft.given("jwks_url"):
             draft.place.complain('jwks_url is missing: mode = "jwks" needs it')
         if draft.given("jwks_ca_path") and str(draft.values.get("jwks_url")).startswith("http://"):
-            draft.at("jwks_ca_path").complain("jwks_url is http://, which has no TLS")
+            draft.at("jwks_ca_path").complain(
+                "jwks_url is http://, which has no TLS: take this out, or make it https://"
+            )
 
 
 def _refuse_keys(draft: Draft, keys: tuple[str, ...], why: str) -> None:
