@@ -54,6 +54,8 @@ class HttpBounds:
     """Notifications and responses of one session under way at once; further ones are dropped."""
     close_secs: float
     """For the DELETE of a session."""
+    listen_secs: float
+    """How long a session's first requests wait for the head of the server's own stream."""
     doubt_secs: float
     """How long a resumed session may go unused before the server is asked whether it knows it."""
     busy_secs: float
@@ -86,6 +88,8 @@ class Remote:
     doubt: Callable[[str], UpstreamFailure]
     """Told what shows that it speaks another era than it did; gives what its caller is told."""
     stopped: bool = field(init=False, default=False)
+    late_streams: bool = field(init=False, default=False)
+    """The last session's own stream had no head within ``listen_secs``: do not wait for it."""
     deadlines: Deadlines = field(
         init=False, default=Factory(lambda self: Deadlines(self.clock), takes_self=True)
     )

@@ -13,7 +13,14 @@ from mcpguard.upstream.http_oneway import OneWay
 from mcpguard.upstream.http_remote import GET_HEADERS, POST_HEADERS
 from mcpguard.upstream.http_sinks import Nobody
 from mcpguard.upstream.http_stream import ServerStream
-from mcpguard.upstream.link import Message, Opening, Outbound, UpstreamFailure
+from mcpguard.upstream.link import (
+    Call,
+    CallSink,
+    Message,
+    Opening,
+    Outbound,
+    UpstreamFailure,
+)
 from mcpguard.upstream.url_session import UrlSession
 from mcpguard.upstream.wire import FixedHeaders, Head, Headers
 
@@ -30,6 +37,8 @@ class HttpSession(UrlSession):
     _stream: ServerStream | None = field(init=False, default=None)
     _doubt: IDelayedCall | None = field(init=False, default=None)
     """Set while nobody knows whether the server still has the session."""
+    _awaited: IDelayedCall | None = field(init=False, default=None)
+    """Ends the wait for the first answer to the stream's GET."""
     _fixed: FixedHeaders | None = field(init=False, default=None)
     """Those of everything that is posted, once they are known."""
 
@@ -43,14 +52,27 @@ class HttpSession(UrlSession):
     def resume(self, version: str, session_id: str | None) -> None:
         """Go on with a session of an earlier life; nothing is sent until it is used.
 
-        The server's own stream is opened once it has shown that it knows the session. One that
-        only waits for that stream asks by a ping after ``doubt_secs``: a 404 to the stream itself
-        would not tell a forgotten session from a server that has no such stream.
+        The server's own stream is opened by its first use. One that only waits for that stream
+        asks by a ping after ``doubt_secs``: a 404 to the stream itself would not tell a forgotten
+        session from a server that has no such stream.
         """
         self._version, self.session_id = version, session_id
         if session_id is not None:
             remote = self.remote
             self._doubt = remote.clock.callLater(remote.bounds.doubt_secs, self.doubt_session)
+
+    # Link
+
+    def request(self, outbound: Outbound, sink: CallSink) -> Call:
+        """See `link.Link`."""
+        if self._doubt is not None and self._over is None and self._held is None:
+            self._dispel()
+            self._held = []
+            call = super().request(outbound, sink)
+            if not self._listen():
+                self._release()
+            return call
+        return super().request(outbound, sink)
 
     # CallLink
 
@@ -139,14 +161,27 @@ class HttpSession(UrlSession):
             self._dispel()
             self._listen()
 
-    def _listen(self) -> None:
-        if self._over is None and self.session_id is not None and self._stream is None:
+    def _listen(self) -> bool:
+        """See `UrlSession`.
+
+        What a server asks in the course of a request but not on its stream (``server.request`` of
+        the TypeScript SDK without a related id) is lost when nobody reads the session's own one:
+        the request that it belongs to would never end.
+        """
+        if self._over is not None or self.session_id is None or self._stream is not None:
             # Without a session the server has nobody to tell anything later.
-            self._stream = ServerStream(self.remote, self.url, self)
-            self._stream.start()
+            return False
+        patient = not self.remote.late_streams
+        self._stream = ServerStream(self.remote, self.url, self)
+        self._awaited = self.remote.clock.callLater(
+            self.remote.bounds.listen_secs, self._stream_is_late
+        )
+        self._stream.start()
+        return patient and self._awaited is not None
 
     def _cease(self) -> None:
         self._dispel()
+        self._await_no_more()
         if self._stream is not None:
             self._stream.stop()
 
@@ -174,6 +209,24 @@ class HttpSession(UrlSession):
         """See `http_stream.StreamOwner`."""
         resuming = () if event_id is None else (("Last-Event-ID", event_id),)
         return (*GET_HEADERS, *self._session_headers(), *resuming)
+
+    def stream_tried(self) -> None:
+        """See `http_stream.StreamOwner`."""
+        if self._awaited is not None:
+            self.remote.late_streams = False
+            self._await_no_more()
+            self._release()
+
+    def _stream_is_late(self) -> None:
+        """Some servers send the head with the first event only."""
+        self.remote.late_streams = True
+        self._awaited = None
+        self._release()
+
+    def _await_no_more(self) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.cancel()
 
     def _dispel(self) -> None:
         doubt, self._doubt = self._doubt, None

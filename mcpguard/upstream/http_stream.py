@@ -19,10 +19,14 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 class StreamOwner(Protocol):
-    """The session, as its stream sees it. One reference: four callbacks take 256 bytes."""
+    """The session, as its stream sees it. One reference: five callbacks take 320 bytes."""
 
     def stream_headers(self, event_id: str | None) -> Headers:
         """The GET's headers, given the id of the last event."""
+        ...
+
+    def stream_tried(self) -> None:
+        """The server has answered the GET, or could not be asked."""
         ...
 
     def hear(self, message: Message) -> None:
@@ -100,6 +104,7 @@ class ServerStream:
             if self._worked:
                 # The TypeScript SDK's examples answer 400 once they have been restarted.
                 self.owner.doubt_session()
+        self.owner.stream_tried()
 
     def message(self, message: Message) -> None:
         """See `http_reader.ReaderOwner`."""
@@ -129,6 +134,7 @@ class ServerStream:
         self._again()
 
     def _again(self) -> None:
+        self.owner.stream_tried()
         if self._stopped:
             return
         bounds, clock = self.remote.bounds, self.remote.clock

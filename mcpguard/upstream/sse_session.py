@@ -108,8 +108,8 @@ class SseSession(UrlSession):
     def _taken(self) -> None:
         pass
 
-    def _listen(self) -> None:
-        pass
+    def _listen(self) -> bool:
+        return False
 
     def _cease(self) -> None:
         if self._stream is not None:

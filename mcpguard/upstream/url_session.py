@@ -40,7 +40,8 @@ class UrlSession(ABC):
     """The part of `link.Link` and `http_call.CallLink` that is the same for either transport.
 
     Requests made while ``notifications/initialized`` is on its way wait for it: over HTTP a later
-    POST may well arrive first. ``on_end`` is called once the session is over.
+    POST may well arrive first. They wait for the server's own stream, too, where there is one to
+    open. ``on_end`` is called once the session is over.
     """
 
     remote: Remote
@@ -54,7 +55,7 @@ class UrlSession(ABC):
     _handshake: HttpCall | None = field(init=False, default=None)
     _calls: set[HttpCall] = field(init=False, factory=set)
     _held: list[HttpCall] | None = field(init=False, default=None)
-    """Requests that wait for ``initialized`` to be taken; None while nothing has to wait."""
+    """Requests that wait for ``initialized`` and the stream; None while nothing has to wait."""
     _posts: set[OneWay] | None = field(init=False, default=None)
     """Those under way; None while there are none, as mostly."""
     _over: UpstreamFailure | None = field(init=False, default=None)
@@ -82,8 +83,11 @@ class UrlSession(ABC):
         """The server has taken a message of the session."""
 
     @abstractmethod
-    def _listen(self) -> None:
-        """The server has taken ``initialized``: from now on it may speak."""
+    def _listen(self) -> bool:
+        """The server has taken ``initialized``: from now on it may speak.
+
+        True if requests wait on until `_release` is called.
+        """
 
     @abstractmethod
     def _cease(self) -> None:
@@ -275,9 +279,8 @@ class UrlSession(ABC):
         failure: UpstreamFailure | None,
     ) -> None:
         self._posted(post, head, message, failure)
-        self._release()
-        if self._over is None:
-            self._listen()
+        if self._over is not None or not self._listen():
+            self._release()
 
     def _release(self) -> None:
         held, self._held = self._held or [], None

@@ -59,6 +59,7 @@ BOUNDS = HttpBounds(
     max_id_bytes=1024,
     max_posts=100,
     close_secs=3.0,
+    listen_secs=2.0,
     doubt_secs=1.0,
     busy_secs=1.0,
 )

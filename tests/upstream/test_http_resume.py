@@ -6,7 +6,7 @@ from mcpguard.upstream.http import HttpUpstream
 from mcpguard.upstream.http_session import HttpSession
 from mcpguard.upstream.link import Leavable, Link, UpstreamFailure
 from mcpguard.upstream.url_upstream import BOUNDS
-from tests.upstream.http_doubles import LEGACY, URL, HttpCase, Inbox, Sink
+from tests.upstream.http_doubles import LEGACY, URL, HttpCase, Inbox, Sent, Sink
 
 PARAMS = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t"}}
 
@@ -24,6 +24,13 @@ class ResumeTests(HttpCase):
             )
         )
 
+    def first(self, link: Link, status: int = 405) -> tuple[Sink, Sent]:
+        """A first request, after the answer to the GET that goes before it."""
+        sink = Sink()
+        link.request(self.legacy(), sink)
+        self.wire.last().status(status)
+        return sink, self.wire.last("POST")
+
     def test_nothing_is_sent_before_use(self) -> None:
         """Taking a session up again costs the server nothing."""
         self.resumed()
@@ -31,23 +38,25 @@ class ResumeTests(HttpCase):
 
     def test_requests_carry_the_session(self) -> None:
         """The server sees its own session id, the negotiated version and the path."""
-        _, sink, sent = self.ask(self.resumed(path="/deep"), self.legacy())
+        sink, sent = self.first(self.resumed(path="/deep"))
         self.assertEqual(sent.headers["mcp-session-id"], "s1")
         self.assertEqual(sent.headers["mcp-protocol-version"], LEGACY)
         self.assertEqual(sent.url, "http://127.0.0.1:9/mcp/deep")
         sent.result({"ok": True})
         self.assertEqual(sink.answers[0]["result"], {"ok": True})
 
-    def test_stream_after_the_first_answer(self) -> None:
-        """Once the server has shown that it knows the session its stream is opened, once."""
+    def test_stream_before_the_first_request(self) -> None:
+        """The server's stream is opened first, once: it may ask something in the course of it."""
         inbox = Inbox()
         link = self.resumed(inbox)
-        for _ in range(2):
-            self.ask(link, self.legacy())[2].result({})
-        self.clock.advance(BOUNDS.doubt_secs)
-        (stream,) = [one for one in self.wire.requests if one.method == "GET"]
-        self.assertEqual(stream.headers["mcp-session-id"], "s1")
+        link.request(self.legacy(), Sink())
+        (stream,) = self.wire.requests
+        self.assertEqual((stream.method, stream.headers["mcp-session-id"]), ("GET", "s1"))
         stream.events()
+        self.wire.last("POST").result({})
+        self.ask(link, self.legacy())[2].result({})
+        self.clock.advance(BOUNDS.doubt_secs)
+        self.assertEqual([one.method for one in self.wire.requests], ["GET", "POST", "POST"])
         stream.event({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
         self.assertEqual(len(inbox.notifications), 1)
         self.assertEqual(self.wire.of("ping"), [])
@@ -63,29 +72,30 @@ class ResumeTests(HttpCase):
         """A session that nothing is asked in is asked about, and has its stream."""
         self.resumed()
         self.clock.advance(BOUNDS.doubt_secs)
+        self.wire.last("GET").events()
         self.wire.last().result({})
-        self.assertEqual(self.wire.last().method, "GET")
+        self.assertEqual([one.method for one in self.wire.requests], ["GET", "POST"])
 
     def test_a_listener_hears_of_the_loss(self) -> None:
         """If the server has forgotten it, that shows without a request of the client."""
         inbox = Inbox()
         self.resumed(inbox)
         self.clock.advance(BOUNDS.doubt_secs)
-        self.wire.last().status(404)
+        self.wire.last("GET").status(404)
+        self.wire.last("POST").status(404)
         (closing,) = inbox.closings
         self.assertIs(closing.reason, Reason.SESSION_NOT_FOUND)
 
     def test_no_ping_beside_a_request(self) -> None:
         """A slow request answers the question by itself."""
-        link = self.resumed()
-        self.ask(link, self.legacy())
+        self.first(self.resumed())
         self.clock.advance(BOUNDS.doubt_secs)
         self.assertEqual(self.wire.of("ping"), [])
 
     def test_forgotten(self) -> None:
         """A request to a session that is gone fails as one nobody has looked at."""
         inbox = Inbox()
-        _, sink, sent = self.ask(self.resumed(inbox), self.legacy())
+        sink, sent = self.first(self.resumed(inbox), 404)
         sent.status(404)
         self.assertIs(sink.reason, Reason.SESSION_NOT_FOUND)
         self.assertEqual(len(inbox.closings), 1)

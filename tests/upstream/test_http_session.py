@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError
@@ -9,6 +10,7 @@ from twisted.internet.defer import CancelledError
 from mcpguard.config.settings import Secret
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import InitializeRejected, Link, UpstreamFailure
+from mcpguard.upstream.url_upstream import BOUNDS
 from tests.upstream.http_doubles import LEGACY, HttpCase, Inbox, Sent, Sink
 
 INITIALIZED = "notifications/initialized"
@@ -187,6 +189,7 @@ class OrderTests(HttpCase):
         call.cancel("never mind")
         self.assertEqual(self.wire.of("tools/call"), [])
         self.wire.of(INITIALIZED)[0].status(202)
+        self.wire.last("GET").events()
         self.assertEqual(
             [one.message["params"]["name"] for one in self.wire.of("tools/call")], ["1"]
         )
@@ -200,6 +203,7 @@ class OrderTests(HttpCase):
         self.clock.advance(30)
         link.request(self.legacy(name="1"), sink)
         self.clock.advance(30)
+        self.wire.last("GET").status(405)
         self.assertEqual(len(self.wire.of("tools/call")), 1)
 
     def test_failed_initialized(self) -> None:
@@ -208,7 +212,64 @@ class OrderTests(HttpCase):
         link.notify(INITIALIZED, None)
         link.request(self.legacy(name="1"), Sink())
         self.wire.of(INITIALIZED)[0].lose()
+        self.wire.last("GET").lose()
         self.assertEqual(len(self.wire.of("tools/call")), 1)
+
+    def test_requests_wait_for_the_stream(self) -> None:
+        """What a server asks aside of a request is not lost: first somebody reads its stream."""
+        answers: tuple[Callable[[Sent], None], ...] = (
+            Sent.events,
+            Sent.lose,
+            lambda sent: sent.status(405),
+        )
+        for answer in answers:
+            sink = Sink()
+            inbox = Inbox()
+            link = self.session(inbox)
+            link.notify(INITIALIZED, None)
+            self.wire.last("POST").status(202)
+            known = len(self.wire.of("tools/call"))
+            link.request(self.legacy(name="1"), sink)
+            self.assertEqual(len(self.wire.of("tools/call")), known)
+            answer(self.wire.last("GET"))
+            self.assertEqual(len(self.wire.of("tools/call")), known + 1)
+            link.request(self.legacy(name="2"), Sink())
+            self.assertEqual(len(self.wire.of("tools/call")), known + 2)
+
+    def late(self) -> Link:
+        """A session with a request, whose stream has no head."""
+        link = self.session()
+        link.notify(INITIALIZED, None)
+        self.wire.of(INITIALIZED)[-1].status(202)
+        link.request(self.legacy(name="1"), Sink())
+        return link
+
+    def test_late_streams(self) -> None:
+        """A server that sends the stream's head with the first event is waited for once."""
+        self.late()
+        self.clock.advance(BOUNDS.listen_secs - 0.1)
+        self.assertEqual(self.wire.of("tools/call"), [])
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.wire.of("tools/call")), 1)
+        self.late()
+        self.assertEqual(len(self.wire.of("tools/call")), 2)
+
+    def test_streams_in_time_again(self) -> None:
+        """Once a head has come in time the server is waited for again."""
+        self.late()
+        self.clock.advance(BOUNDS.listen_secs)
+        self.late()
+        self.wire.last("GET").events()
+        self.late()
+        self.assertEqual(len(self.wire.of("tools/call")), 2)
+
+    def test_the_end_of_the_wait(self) -> None:
+        """A session that ends meanwhile sends nothing any more, and leaves no timer."""
+        link = self.late()
+        link.close()
+        self.wire.last("DELETE").status(200)
+        self.assertEqual(self.wire.of("tools/call"), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_before_initialized(self) -> None:
         """What is asked before that (a ping) goes at once."""
