@@ -1,6 +1,5 @@
 """One audit trail and one page of metrics over several workers, when processes are killed."""
 
-import json
 import os
 import re
 import signal
@@ -11,7 +10,7 @@ from typing import Any
 
 import tomlkit
 
-from tests.live.gateway_process import RunningGateway, stdio
+from tests.live.gateway_process import RunningGateway, events_of, stdio
 from tests.live.processes import marked
 from tests.live.raw_client import Exchange, RawCase, http_request
 from tests.live.software import HERE
@@ -64,8 +63,7 @@ class WorkerObserversTests(RawCase):
         """Wait until so many refused keys are in a trail, and no more."""
 
         def found() -> int:
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
-            return sum(one["event_type"] == "AuthFailure" for one in lines)
+            return sum(one["event_type"] == "AuthFailure" for one in events_of(file))
 
         await self.until(lambda: found() >= count, 10.0, f"{count} refusals in {file.name}")
         self.assertEqual(found(), count)
