@@ -41,6 +41,11 @@ class Keys(Protocol):
         """Grows with each change of `current`."""
         ...
 
+    @property
+    def away(self) -> bool:
+        """Whether the issuer, when it was asked last, gave no keys."""
+        ...
+
     def newer(self) -> Deferred[bool] | None:
         """Ask the issuer once more, because a token does not fit.
 
@@ -62,6 +67,7 @@ class FixedKeys:
 
     current: KeySet
     generation: int = 1
+    away: bool = False
 
     def newer(self) -> Deferred[bool] | None:
         """There are no others."""
@@ -153,8 +159,8 @@ class Jwt:
         """Tell whose token this is; raises (or errbacks with) `Refused`.
 
         ``BAD_CREDENTIALS`` or ``EXPIRED_CREDENTIALS`` with the cause for the log, or
-        ``IDENTITY_UNAVAILABLE`` while the issuer's keys cannot be had. A token that waits for
-        keys is judged by the time at which it came.
+        ``IDENTITY_UNAVAILABLE`` while the issuer's keys, or the one it names, cannot be had. A
+        token that waits for keys is judged by the time at which it came.
         """
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._known.get(digest)
@@ -176,7 +182,7 @@ class Jwt:
         except TokenRefused as refused:
             newer = self._newer(incoming.peer) if refused.stale else None
             if newer is None:
-                raise _refused(refused) from None
+                raise self._still_refused(refused) from None
             return Deferred.fromCoroutine(self._once_newer(newer, presented, refused, generation))
         return self._admit(found, incoming, now)
 
@@ -204,8 +210,22 @@ class Jwt:
         if self.keys.generation == generation:
             # By the same keys it is the same: all who wait are told in one turn, so that checking
             # their signatures once more would keep everybody else waiting.
-            raise _refused(refused)
+            raise self._still_refused(refused)
         return self._at_last(presented)
+
+    def _still_refused(self, refused: TokenRefused) -> Refused:
+        """The answer to a token for which there are no newer keys.
+
+        While the issuer is away nobody can tell whether it has the key that is named: the token of
+        a client that was given it just now is not called bad, and nobody is charged for it.
+        """
+        if refused.unknown and self.keys.away:
+            return self._unavailable(f"{refused.detail}, and cannot be asked")
+        return _refused(refused)
+
+    def _unavailable(self, detail: str) -> Refused:
+        after = self.bounds.retry_after
+        return Refused(Refusal(Reason.IDENTITY_UNAVAILABLE, retry_after=after, detail=detail))
 
     async def _later(self, keys: Deferred[bool] | None, presented: _Presented) -> Principal:
         """Wait for the first keys, and look at a token then: once, whether they came or not."""
@@ -217,9 +237,7 @@ class Jwt:
         """The last word on a token, by whatever keys there are now."""
         keys = self.keys.current
         if keys is None:
-            detail = "jwt: the issuer's keys cannot be had"
-            after = self.bounds.retry_after
-            raise Refused(Refusal(Reason.IDENTITY_UNAVAILABLE, retry_after=after, detail=detail))
+            raise self._unavailable("jwt: the issuer's keys cannot be had")
         try:
             found = self._verify(presented, keys)
         except TokenRefused as refused:

@@ -123,6 +123,11 @@ class RemoteKeys:
 
     # -- jwt.Keys --------------------------------------------------------------------------
 
+    @property
+    def away(self) -> bool:
+        """Whether the last fetch gave no keys."""
+        return self._failures > 0
+
     def newer(self) -> Deferred[bool] | None:
         """Have the provider asked whether it has other keys by now.
 

@@ -91,14 +91,17 @@ class TokenRefused(Exception):
 
     ``reason`` is ``BAD_CREDENTIALS`` or ``EXPIRED_CREDENTIALS``; ``detail`` is for the log: values
     in it are clipped, and nothing of it lets anybody in. ``stale``: only the keys are missing, so
-    that a newer set of them may accept it.
+    that a newer set of them may accept it. ``unknown``: so it is, and there is none of its name.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, stale: bool = False) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, *, stale: bool = False, unknown: bool = False
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.stale = stale
+        self.unknown = unknown
 
 
 @frozen
@@ -157,7 +160,8 @@ def check(token: Unverified, rules: TokenRules, keys: KeySet, now: float) -> Cla
         detail = f"the signature is by none of the issuer's keys{_named(token.kid)}"
     else:
         detail = f"the issuer has no key{_named(token.kid)} for {token.alg}"
-    raise _refused(detail, stale=_would_pass(token.payload, rules, now))
+    stale = _would_pass(token.payload, rules, now)
+    raise _refused(detail, stale=stale, unknown=stale and not candidates)
 
 
 def _named(kid: str | None) -> str:
@@ -330,5 +334,5 @@ def _shown(value: object) -> str:
     return f'"{text}"' if len(text) <= _SHOWN else f'"{text[: _SHOWN - 1]}…"'
 
 
-def _refused(detail: str, *, stale: bool = False) -> TokenRefused:
-    return TokenRefused(Reason.BAD_CREDENTIALS, f"jwt: {detail}", stale=stale)
+def _refused(detail: str, *, stale: bool = False, unknown: bool = False) -> TokenRefused:
+    return TokenRefused(Reason.BAD_CREDENTIALS, f"jwt: {detail}", stale=stale, unknown=unknown)

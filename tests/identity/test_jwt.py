@@ -52,6 +52,7 @@ class MemoryKeys:
     current: KeySet | None = None
     generation: int = 0
     may_ask: bool = True
+    away: bool = False
     asked: list[Deferred[bool]] = field(factory=list)
     loads: list[Deferred[bool]] = field(factory=list)
 
@@ -409,6 +410,23 @@ class RotationTests(JwtCase):
         """While the issuer may not be asked, the token is refused at once."""
         self.keys.may_ask = False
         self.assertIs(self.refused(OTHER.token("ES256")).reason, Reason.BAD_CREDENTIALS)
+
+    def test_issuer_away(self) -> None:
+        """While the issuer cannot be asked a key it may have is not called bad; a signature is."""
+        self.keys.away = True
+        answer = self.waiting(OTHER.token("ES256"))
+        self.keys.may_ask = False
+        for token, reason in (
+            (OTHER.token("ES256"), Reason.IDENTITY_UNAVAILABLE),
+            (SAME_NAME.token("ES256"), Reason.BAD_CREDENTIALS),
+            (OTHER.token("ES256", good(aud="else")), Reason.BAD_CREDENTIALS),
+        ):
+            self.assertIs(self.refused(token).reason, reason)
+        self.keys.asked[0].callback(False)
+        refusal = self.refused_later(answer)
+        self.assertIs(refusal.reason, Reason.IDENTITY_UNAVAILABLE)
+        self.assertEqual(refusal.retry_after, jwt_bounds().retry_after)
+        self.found(KEY.token("ES256"))
 
     def test_keys_gone_meanwhile(self) -> None:
         """Keys that are too old by the time the issuer has been asked are no answer."""

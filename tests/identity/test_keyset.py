@@ -536,8 +536,10 @@ class TrailTests(KeysCase):
         self.clock.advance(2700)
         for word in ("timeout", "redirect", "redirect"):
             self.provider.fail(word)
+            self.assertTrue(self.keys.away)
             self.clock.advance(10)
         self.provider.answer("b")
+        self.assertFalse(self.keys.away)
         self.assertEqual(self.statuses(), ["changed", "failed", "recovered", "changed"])
         self.assertEqual(self.books.events[1].reason, "timeout")
         self.assertEqual(

@@ -185,13 +185,14 @@ class KeyTests(TokenCase):
 
     def test_stale(self) -> None:
         """An unknown name, and a signature that does not fit a known one, may be a new key's."""
-        for token in (
-            EC.token("ES256", header={"kid": "new"}),
-            ec_key(kid="e1", number=1).token("ES256"),
-            ec_key("P-384", kid="new").token("ES384"),
-            EC.token("ES384", header={"alg": "ES256"}),
+        for token, unknown in (
+            (EC.token("ES256", header={"kid": "new"}), True),
+            (ec_key(kid="e1", number=1).token("ES256"), False),
+            (ec_key("P-384", kid="new").token("ES384"), True),
+            (EC.token("ES384", header={"alg": "ES256"}), False),
         ):
-            self.assertTrue(self.refused(token).stale)
+            refused = self.refused(token)
+            self.assertEqual((refused.stale, refused.unknown), (True, unknown))
 
     def test_not_stale(self) -> None:
         """What is refused whatever its key asks for none."""
@@ -204,7 +205,8 @@ class KeyTests(TokenCase):
             (good(), {"kid": "new", "typ": "dpop+jwt"}),
             (good(), {"kid": "new", "alg": "HS256"}),
         ):
-            self.assertFalse(self.refused(EC.token("ES256", claims, header)).stale)
+            refused = self.refused(EC.token("ES256", claims, header))
+            self.assertEqual((refused.stale, refused.unknown), (False, False))
         self.assertFalse(self.refused("a.b.c").stale)
 
     def test_without_name(self) -> None:
