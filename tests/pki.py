@@ -63,10 +63,22 @@ class Issued:
 
 
 class Authority(Issued):
-    """A certificate authority: a root, or below another one."""
+    """A certificate authority: a root, or below another one.
 
-    def __init__(self, name: str, parent: "Authority | None" = None, days: float = 30.0) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
+    With the ``key`` of one that there is: its renewal, or what another root has signed of it.
+    ``usages`` are those it may issue certificates for; None: any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parent: "Authority | None" = None,
+        days: float = 30.0,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        usages: Sequence[x509.ObjectIdentifier] | None = None,
+    ) -> None:
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        meant = [] if usages is None else [(x509.ExtendedKeyUsage(usages), False)]
         made = _build(
             name,
             key,
@@ -77,6 +89,7 @@ class Authority(Issued):
             extensions=[
                 (x509.BasicConstraints(ca=True, path_length=None), True),
                 (_usage(ca=True), True),
+                *meant,
             ],
         )
         super().__init__(made, key)

@@ -5,7 +5,7 @@ from typing import Any
 from twisted.internet.interfaces import ISSLTransport
 
 from mcpguard.front.relay import Addressed
-from mcpguard.policy.certificates import PeerCertificate, peer_certificate
+from mcpguard.policy.certificates import PeerCertificate, Verified, anchor_of, peer_certificate
 
 
 def certificate_of(transport: Any) -> PeerCertificate | None:
@@ -22,7 +22,8 @@ def certificate_of(transport: Any) -> PeerCertificate | None:
     connection = transport.getHandle()
     chain = connection.get_verified_chain(as_cryptography=True)
     if chain:
-        return peer_certificate(chain[0], chain[1:])
+        verified = Verified(transport.listener, anchor_of(chain[-1]), transport.sent_certificates())
+        return peer_certificate(chain[0], chain[1:], verified)
     if connection.get_peer_certificate(as_cryptography=True) is not None:
         raise ValueError("a certificate without a verified chain")
     return None

@@ -112,9 +112,12 @@ class Connection:
         self._judge_certificate()
 
     def _judge_certificate(self) -> None:
-        """A handshake may have begun before the list was there that says so."""
-        if self.certificate is not None and self._guard.revoked(self.certificate):
-            self.revoke("certificate_revoked")
+        """A handshake may have begun before the files were there that say so."""
+        if self.certificate is None:
+            return
+        why = self._guard.withdrawn(self.certificate)
+        if why is not None:
+            self.revoke(why.value)
 
     def revoke(self, word: str) -> None:
         """Drop the connection, unless it is being closed: its certificate is good no longer."""

@@ -22,7 +22,7 @@ from mcpguard.front.fast_outlet import HeadLines
 from mcpguard.front.moving import Handover
 from mcpguard.front.request import GuardRequest
 from mcpguard.policy.addresses import address_block
-from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.policy.certificates import PeerCertificate, Withdrawn
 
 _log = Logger()
 
@@ -37,7 +37,7 @@ DROP_WORDS = frozenset(
         "draining",
         "drain_limit",
         "certificate_expired",
-        "certificate_revoked",
+        *(one.value for one in Withdrawn),
         "bad_certificate",
         "failed",
     }
@@ -110,8 +110,8 @@ class GuardSite(Site):
         """Whether a request of no session has its home there; see `moving.Handover`."""
         self.is_parked_elsewhere: Callable[[bytes], bool] = _never
         """Whether a request with this body, of no session, goes on with what another one holds."""
-        self.revoked: Callable[[PeerCertificate], bool] = _never
-        """Whether a client's certificate was revoked since it was verified."""
+        self.withdrawn: Callable[[PeerCertificate], Withdrawn | None] = lambda one: None
+        """Why a client's certificate counts no more since it was verified; None: it does."""
         self.handover: Handover | None = None
         self._corridor = corridor
         self._heads_age_at = 0.0
@@ -211,17 +211,17 @@ class GuardSite(Site):
                 return
             channel.drop_answer()
 
-    def cut_revoked(self) -> int:
-        """Drop every connection whose client's certificate is `revoked` by now; how many."""
+    def cut_withdrawn(self) -> int:
+        """Drop every connection whose client's certificate is `withdrawn` by now; how many."""
         found = [
-            channel
+            (channel, why)
             for channel in self._channels
             if channel.certificate is not None
             and channel.phase is not Phase.CLOSING
-            and self.revoked(channel.certificate)
+            and (why := self.withdrawn(channel.certificate)) is not None
         ]
-        for channel in found:
-            channel.revoke("certificate_revoked")
+        for channel, why in found:
+            channel.revoke(why.value)
         return len(found)
 
     def wind_down(self) -> None:

@@ -21,7 +21,12 @@ from mcpguard.observe.events import Event, Recorder
 from mcpguard.observe.metrics import Metrics
 from mcpguard.ops.workers.tally import Turns
 from mcpguard.pipeline.callers import Callers
-from mcpguard.policy.certificates import MAX_CRL_BYTES, MAX_PEM_BYTES, PeerCertificate
+from mcpguard.policy.certificates import (
+    MAX_CRL_BYTES,
+    MAX_PEM_BYTES,
+    PeerCertificate,
+    Withdrawn,
+)
 from mcpguard.tls.handshake import Doorkeeping, GuardTlsFactory
 from mcpguard.tls.material import MaterialBounds
 from mcpguard.tls.server import Rotation, ServerTls
@@ -104,9 +109,20 @@ class ClientListeners:
         if self._secure:
             self.metrics.show(EXPIRY, self._ends, part="listeners")
 
-    def revoked(self, certificate: PeerCertificate) -> bool:
-        """Whether a client's certificate is on the lists of a listener, as they are now."""
-        return any(one.revoked(certificate) for one in self._secure)
+    def withdrawn(self, certificate: PeerCertificate) -> Withdrawn | None:
+        """Why a client's certificate counts no more, by the files as they are now.
+
+        It is on the lists of any listener, or its own one does not trust its CA any more.
+        """
+        if any(one.revoked(certificate) for one in self._secure):
+            return Withdrawn.REVOKED
+        if certificate.verified is not None:
+            # A connection of workers with other settings may come here, whose listener has no TLS
+            # or asks nobody for a certificate by now: then nothing vouches for this one.
+            tls = self._tls[certificate.verified.listener]
+            if tls is None or not tls.trusts(certificate):
+                return Withdrawn.UNTRUSTED
+        return None
 
     # -- listening -------------------------------------------------------------------------
 
@@ -121,9 +137,9 @@ class ClientListeners:
         Raises `CannotListenError`.
         """
         self._site = site
-        site.revoked = self.revoked
+        site.withdrawn = self.withdrawn
         for index, (one, tls) in enumerate(zip(self.server.every_listener, self._tls, strict=True)):
-            factory: Any = site if tls is None else self._wrapped(site, callers, tls)
+            factory: Any = site if tls is None else self._wrapped(site, callers, tls, index)
             if sockets is None:
                 port = self.reactor.listenTCP(
                     one.port, factory, backlog=BACKLOG, interface=one.host
@@ -137,7 +153,9 @@ class ClientListeners:
             number = port.getHost().port
             self.public.append(public_listener(one, number, self.server.public_url))
 
-    def _wrapped(self, site: GuardSite, callers: Callers, tls: ServerTls) -> GuardTlsFactory:
+    def _wrapped(
+        self, site: GuardSite, callers: Callers, tls: ServerTls, index: int
+    ) -> GuardTlsFactory:
         asks = tls.settings.client_ca_path is not None
         handshakes = Handshakes(tls.listener, asks, callers, self.recorder, self.metrics, self.wall)
         keeping = Doorkeeping(
@@ -146,6 +164,7 @@ class ClientListeners:
             on_ended=handshakes.ended,
             handshake_secs=site.limits.head_secs,
             handshake_bytes=site.limits.header_bytes,
+            listener=index,
         )
         return GuardTlsFactory(tls, site, self.reactor, keeping)
 
@@ -197,7 +216,7 @@ class ClientListeners:
         details: dict[str, Any] = {"listener": rotation.listener}
         if good:
             details["changed"] = list(rotation.changed)
-            cut = 0 if self._site is None else self._site.cut_revoked()
+            cut = 0 if self._site is None else self._site.cut_withdrawn()
             if cut:
                 details["connections_cut"] = cut
         else:

@@ -16,7 +16,7 @@ from mcpguard.identity.challenge import PLAIN, Challenges
 from mcpguard.identity.mutual_tls import MutualTls, Presented
 from mcpguard.identity.resources import PublicListener, Resources, servers_and_scopes
 from mcpguard.pipeline.places import Part, place_of
-from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.policy.certificates import PeerCertificate, Withdrawn
 from mcpguard.policy.public_urls import MOUNT
 from mcpguard.upstream.directory import UpstreamDirectory
 
@@ -52,12 +52,12 @@ def identities_for(
     wall: Callable[[], float],
     *,
     keys: "Keys | None" = None,
-    revoked: Callable[[PeerCertificate], bool] = lambda certificate: False,
+    withdrawn: Callable[[PeerCertificate], Withdrawn | None] = lambda certificate: None,
 ) -> Identities:
     """Put together what is configured: certificates, then API keys, then tokens.
 
-    ``listeners`` are asked for once the first request has come, ``revoked`` with each certificate.
-    ``keys`` are those that the issuer of the tokens publishes, for mode ``jwks``.
+    ``listeners`` are asked for once the first request has come, ``withdrawn`` with each
+    certificate. ``keys`` are those that the issuer of the tokens publishes, for mode ``jwks``.
     """
     resources = resources_for(auth, directory, listeners)
     challenges, document = PLAIN, _no_document
@@ -67,7 +67,7 @@ def identities_for(
     mtls = auth.mtls
     presented = Presented(
         () if mtls is None else mtls.trusted_proxy_ips,
-        revoked,
+        withdrawn,
         CertificateHeaders(CERTIFICATE_CHARS, MAX_CERTIFICATES),
         MAX_PEERS,
     )

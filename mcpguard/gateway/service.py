@@ -164,7 +164,7 @@ class Gateway(Service):
             self.directory,
             lambda: self.listeners.public,
             wall,
-            revoked=self.listeners.revoked,
+            withdrawn=self.listeners.withdrawn,
             keys=self._issuer.keys,
         )
         self.pipeline = corridor_for(

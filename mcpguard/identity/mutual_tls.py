@@ -11,13 +11,17 @@ from mcpguard.front.exchange import Incoming
 from mcpguard.identity.authenticator import allowance_of, rights_of
 from mcpguard.identity.certificate_headers import NOT_ACCEPTED, CertificateHeaders
 from mcpguard.policy.addresses import is_within
-from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.policy.certificates import PeerCertificate, Withdrawn
 from mcpguard.policy.principal import Allowance, Principal, Rights
 
 PROVIDER = "mtls"
 
 MAX_NAME = 256
 """Characters of a name that can be an identity."""
+_WITHDRAWN = {
+    Withdrawn.REVOKED: "is revoked",
+    Withdrawn.UNTRUSTED: "comes from a CA that is not trusted any more",
+}
 
 
 class Source(Enum):
@@ -49,8 +53,8 @@ class Presented:
     """
 
     trusted: tuple[Network, ...]
-    revoked: Callable[[PeerCertificate], bool]
-    """Whether a certificate was revoked since its connection was made."""
+    withdrawn: Callable[[PeerCertificate], Withdrawn | None]
+    """Why a certificate counts no more since its connection was made; None: it does."""
     headers: CertificateHeaders
     max_peers: int
     """Addresses that are remembered as those of a proxy, or of none."""
@@ -60,8 +64,8 @@ class Presented:
         """Give the certificate, None where there is none; ``now`` is in Unix seconds.
 
         Raises `Refused` (401) for one that does not count: a word of the proxy that is no clear
-        yes, a certificate that cannot be read, is not valid yet or no more, or was revoked. It is
-        judged anew for each request: a connection may outlive its certificate.
+        yes, a certificate that cannot be read, is not valid yet or no more, or was withdrawn. It
+        is judged anew for each request: a connection may outlive its certificate.
         """
         if self.trusted and self._is_proxy(incoming.peer):
             certificate = self.headers.certificate_in(incoming.headers)
@@ -75,8 +79,9 @@ class Presented:
             text = "The client certificate has expired"
             detail = f"certificate {certificate.serial:x} has expired"
             raise Refused(Refusal(Reason.EXPIRED_CREDENTIALS, text, detail=detail))
-        if self.revoked(certificate):
-            raise _refused("is revoked", certificate)
+        why = self.withdrawn(certificate)
+        if why is not None:
+            raise _refused(_WITHDRAWN[why], certificate)
         return certificate
 
     def _is_proxy(self, peer: str) -> bool:

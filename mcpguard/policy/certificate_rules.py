@@ -54,7 +54,7 @@ def judge_own(chain: Sequence[x509.Certificate], now: datetime, *, server: bool)
         )
         # Further up, what is too much does no harm (RFC 8446 section 4.4.2).
         (found.warnings if index else found.problems).append(words)
-    if not _serves(chain[0], server=server):
+    if not serves(chain[0], server=server):
         other, usage = ("clients", "serverAuth") if server else ("servers", "clientAuth")
         found.warnings.append(
             f"is not meant for this use (its extended key usage lacks {usage}): {other} will"
@@ -237,7 +237,8 @@ def _is_authority(certificate: x509.Certificate) -> bool:
     return basic is not None and basic.ca
 
 
-def _serves(certificate: x509.Certificate, *, server: bool) -> bool:
+def serves(certificate: x509.Certificate, *, server: bool) -> bool:
+    """Whether its extended key usage is for a server, or a client, of TLS, if it has one."""
     usage = _extension(certificate, x509.ExtendedKeyUsage)
     wanted = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     return usage is None or wanted in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage

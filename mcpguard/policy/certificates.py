@@ -8,9 +8,11 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import Enum
 
 from attrs import field, frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -44,6 +46,29 @@ PrivateKey = (
 )
 
 
+class Withdrawn(Enum):
+    """Why a certificate that was verified in a handshake counts no more, whatever its dates say.
+
+    The value is the word for its connection, which is dropped.
+    """
+
+    REVOKED = "certificate_revoked"
+    UNTRUSTED = "certificate_untrusted"
+    """Its listener does not trust any more what it was verified by."""
+
+
+@frozen
+class Verified:
+    """Where a client's certificate was verified in a handshake, and by what."""
+
+    listener: int
+    """Its place among all for clients, which is the same in every process."""
+    anchor: bytes
+    """The CA that its chain ends in, by `anchor_of`."""
+    sent: tuple[bytes, ...] = field(repr=False)
+    """DER of each certificate that the client has sent after its own: they may lead elsewhere."""
+
+
 @frozen
 class PeerCertificate:
     """The facts of one client certificate whose chain was verified in a handshake or by a proxy.
@@ -67,6 +92,8 @@ class PeerCertificate:
     """The whole of it."""
     authorities: tuple[tuple[bytes, int], ...] = ()
     """Issuer (DER of its name) and serial of each further certificate of its verified chain."""
+    verified: Verified | None = None
+    """None for a certificate that a proxy tells of."""
 
 
 def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -144,8 +171,22 @@ def not_after(certificates: Sequence[x509.Certificate]) -> datetime:
     return min(one.not_valid_after_utc for one in certificates)
 
 
+def anchor_of(certificate: x509.Certificate) -> bytes:
+    """What stays the same of a CA when its certificate is renewed: its name and its key, hashed."""
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    try:
+        key = certificate.public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm):
+        # A kind of key that OpenSSL knows and we do not: then this very certificate is the same.
+        key = certificate.public_bytes(Encoding.DER)
+    name = certificate.subject.public_bytes()
+    return hashlib.sha256(b"%d:%b%b" % (len(name), name, key)).digest()
+
+
 def peer_certificate(
-    certificate: x509.Certificate, chain: Sequence[x509.Certificate] = ()
+    certificate: x509.Certificate,
+    chain: Sequence[x509.Certificate] = (),
+    verified: Verified | None = None,
 ) -> PeerCertificate:
     """Take a client's certificate apart; ``chain`` are the further ones up to its CA.
 
@@ -176,6 +217,7 @@ def peer_certificate(
         not_after=certificate.not_valid_after_utc.replace(tzinfo=UTC).timestamp(),
         der=der,
         authorities=tuple((one.issuer.public_bytes(), one.serial_number) for one in chain),
+        verified=verified,
     )
 
 

@@ -5,14 +5,23 @@ a client asks for: OpenSSL changes the certificate for a name, but not what it v
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Protocol
 
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import (
+    FILETYPE_ASN1,
+    X509,
+    X509StoreContext,
+    X509StoreContextError,
+    X509StoreFlags,
+    load_certificate,
+)
 from OpenSSL.crypto import Error as CryptoError
 
 from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
+from mcpguard.policy.certificate_rules import serves
 from mcpguard.tls.material import Material
 
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:@SECLEVEL=2"
@@ -54,6 +63,25 @@ def context_for(material: Material, tls: TlsSettings, where: str) -> SSL.Context
         # Such as a list that has entries of other CAs.
         words = f"a CA of {tls.client_ca_path} or a list of {tls.client_crl_path} cannot be used"
         raise ConfigurationError((f"{where}: {words}: {_reasons(error)}",)) from None
+
+
+def would_pass(context: SSL.Context, certificate: bytes, sent: Sequence[bytes]) -> bool:
+    """Whether a client's certificate, with those it has sent after it, has a good chain now.
+
+    All are DER. Its chain is made and judged as in a handshake but for the strength of its keys.
+    """
+    store = context.get_cert_store()
+    assert store is not None
+    try:
+        shown, *others = (load_certificate(FILETYPE_ASN1, one) for one in (certificate, *sent))
+        chain = X509StoreContext(store, shown, others).get_verified_chain()
+        # Outside of a handshake OpenSSL knows neither what it is for nor our bound.
+        authorities = [one.to_cryptography() for one in chain[1:]]
+    except (X509StoreContextError, CryptoError, ValueError):
+        return False
+    return len(authorities) <= MAX_CHAIN + 1 and all(
+        serves(one, server=False) for one in authorities
+    )
 
 
 def _reasons(error: SSL.Error | CryptoError) -> str:

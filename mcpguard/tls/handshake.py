@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 from cryptography import x509
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_ASN1, X509, dump_certificate
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -71,6 +71,7 @@ class Doorkeeping:
         handshake_secs: the longest that whoever serves the connection waits for it.
         handshake_bytes: the most that a client may send in it. OpenSSL alone would keep more than
             100 KiB of each of two messages, of whoever has proved nothing yet.
+        listener: the place of the listener among all.
     """
 
     peer_of: Callable[[Any], str]
@@ -78,6 +79,7 @@ class Doorkeeping:
     on_ended: Callable[[Ended], None]
     handshake_secs: float
     handshake_bytes: int
+    listener: int = 0
 
 
 class GuardTls(TLSMemoryBIOProtocol):
@@ -140,6 +142,16 @@ class GuardTls(TLSMemoryBIOProtocol):
             self._came += len(data)
             if self._came > self.factory.keeping.handshake_bytes:
                 self._turn_away(TOO_LARGE)
+
+    @property
+    def listener(self) -> int:
+        """The place of its listener among all."""
+        return self.factory.keeping.listener
+
+    def sent_certificates(self) -> tuple[bytes, ...]:
+        """What the client has sent after its own certificate, verified or not, each as DER."""
+        found = self._tlsConnection.get_peer_cert_chain() or ()
+        return tuple(dump_certificate(FILETYPE_ASN1, one) for one in found)
 
     def certificate_refused(self, number: int, depth: int, certificate: X509) -> None:
         """OpenSSL refuses the client's certificate; see `context.Refusing`."""

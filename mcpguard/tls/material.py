@@ -19,6 +19,7 @@ from mcpguard.policy.certificate_rules import (
 )
 from mcpguard.policy.certificates import (
     PrivateKey,
+    anchor_of,
     belongs_to,
     read_certificates,
     read_crls,
@@ -62,6 +63,13 @@ class Material:
     ends: Mapping[str, float]
     """When the first of each kind ends, in Unix seconds: ``server``, and where there are any
     ``client_ca`` and ``client_crl``."""
+    anchors: frozenset[bytes] = field(init=False, repr=False)
+    """The authorities that a verified chain can end in, by `anchor_of`."""
+
+    @anchors.default
+    def _roots(self) -> frozenset[bytes]:
+        # OpenSSL ends at no other one: `context` does not ask for partial chains.
+        return frozenset(anchor_of(one) for one in self.authorities if one.issuer == one.subject)
 
 
 def load_material(

@@ -17,11 +17,14 @@ from zope.interface import implementer
 from mcpguard.config.settings import TlsSettings
 from mcpguard.errors import ConfigurationError
 from mcpguard.policy.certificates import PeerCertificate
-from mcpguard.tls.context import context_for
+from mcpguard.tls.context import context_for, would_pass
 from mcpguard.tls.material import Material, MaterialBounds, changed, load_material, outlook
 from mcpguard.tls.watch import Watch
 
 log = Logger()
+
+MAX_KEPT = 10_000
+"""Chains to other CAs that are remembered as good, or not."""
 
 
 @frozen
@@ -71,6 +74,8 @@ class ServerTls:
     _rejected: tuple[str, ...] = field(init=False, default=())
     """Why the files that are there now are not used."""
     _retry: IDelayedCall | None = field(init=False, default=None)
+    _judged: dict[tuple[str, tuple[bytes, ...]], bool] = field(init=False, factory=dict)
+    """Whether certificates whose own anchor has gone are good all the same."""
 
     def __attrs_post_init__(self) -> None:
         self._watch = Watch(self.clock, self.paths, self.every_secs, self.reload)
@@ -106,6 +111,7 @@ class ServerTls:
                 self._reject(error.problems)
             return
         self._rejected = ()
+        self._judged.clear()
         news = changed(before, self.material)
         if news:
             log.info("{listener} has a new {what}", listener=self.listener, what=", ".join(news))
@@ -136,6 +142,34 @@ class ServerTls:
             return False
         named = ((certificate.issuer, certificate.serial), *certificate.authorities)
         return any(serial in lists.get(issuer, ()) for issuer, serial in named)
+
+    def trusts(self, certificate: PeerCertificate) -> bool:
+        """Whether a client's certificate that was verified here still comes from a CA we trust.
+
+        It does while the anchor of its chain is there, in whichever certificate. Where it is not,
+        another path may be left: a CA between that another root has signed as well. A chain by
+        which the client would pass a new handshake keeps its connection, so OpenSSL is asked, with
+        all that the client has sent; to cut it would only make the client come again.
+        """
+        verified = certificate.verified
+        if verified is None or verified.anchor in self.material.anchors:
+            return True
+        if not self.material.anchors:
+            return False
+        # By the whole certificate: what a CA may sign can depend on the name in it.
+        key = certificate.thumbprint, verified.sent
+        found = self._judged.get(key)
+        if found is None:
+            if len(self._judged) >= MAX_KEPT:
+                self._judged.clear()
+            try:
+                found = would_pass(self._context, certificate.der, verified.sent)
+            except Exception:
+                # Among them is whatever a stranger has sent; the others are judged all the same.
+                log.failure("whether a client's certificate is still good cannot be told")
+                found = False
+            self._judged[key] = found
+        return found
 
     def outlook(self) -> tuple[Sequence[str], Sequence[str]]:
         """What is wrong by now with what is in use, and what will be soon."""

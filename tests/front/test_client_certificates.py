@@ -10,7 +10,7 @@ from zope.interface import directlyProvides
 
 from mcpguard.front.client_certificates import certificate_of
 from mcpguard.front.relay import Addressed
-from mcpguard.policy.certificates import peer_certificate
+from mcpguard.policy.certificates import Verified, anchor_of, peer_certificate
 from tests.pki import Authority
 
 AUTHORITY = Authority("Clients")
@@ -44,6 +44,15 @@ class TlsTransport(StringTransport):
         """OpenSSL's connection."""
         return self.tls
 
+    @property
+    def listener(self) -> int:
+        """Which one it is."""
+        return 2
+
+    def sent_certificates(self) -> tuple[bytes, ...]:
+        """What came after the client's own."""
+        return (b"sent",)
+
     def getPeerCertificate(self) -> Any:
         """See `ISSLTransport`."""
         raise AssertionError("it says nothing of the chain")
@@ -56,7 +65,8 @@ class CertificateTests(SynchronousTestCase):
         """The first of the verified chain, with the others as its authorities."""
         chain = [ALICE.certificate, AUTHORITY.certificate]
         found = certificate_of(TlsTransport(ALICE.certificate, chain))
-        self.assertEqual(found, peer_certificate(chain[0], chain[1:]))
+        verified = Verified(2, anchor_of(AUTHORITY.certificate), (b"sent",))
+        self.assertEqual(found, peer_certificate(chain[0], chain[1:], verified))
         assert found is not None
         self.assertEqual(len(found.authorities), 1)
 

@@ -24,7 +24,13 @@ from mcpguard.gateway.outward_tls import EXPIRY
 from mcpguard.gateway.parent import without_restart
 from mcpguard.observe.metrics import Metrics
 from mcpguard.ops.workers.process import LISTENING_FD, listening_descriptors
-from mcpguard.policy.certificates import peer_certificate
+from mcpguard.policy.certificates import (
+    PeerCertificate,
+    Verified,
+    Withdrawn,
+    anchor_of,
+    peer_certificate,
+)
 from mcpguard.tls.handshake import GuardTlsFactory
 from tests.front.wire import Listener
 from tests.pipeline.rig import MemoryTrail, Rig
@@ -130,6 +136,7 @@ class ListenersTests(SynchronousTestCase):
             self.assertIs(factory.wrappedFactory, self.site)
             self.assertEqual(factory.keeping.handshake_secs, self.site.limits.head_secs)
             self.assertEqual(factory.keeping.handshake_bytes, self.site.limits.header_bytes)
+            self.assertEqual(factory.keeping.listener, [first, second, third].index(factory))
             handshakes = factory.keeping.on_ended.__self__
             self.assertEqual(handshakes.asks, asks)
         self.assertEqual(first.keeping.on_ended.__self__.listener, "127.0.0.1:3000")
@@ -222,26 +229,89 @@ class ListenersTests(SynchronousTestCase):
         """A new list cuts the connections of whom it names, and is asked about every request."""
         listeners = self.opened()
         alice = peer_certificate(self.clients.issue("alice").certificate)
-        cut: list[bool] = []
+        cut: list[Withdrawn | None] = []
 
         def note() -> int:
-            cut.append(self.site.revoked(alice))
+            cut.append(self.site.withdrawn(alice))
             return 3
 
-        self.patch(self.site, "cut_revoked", note)
-        self.assertFalse(listeners.revoked(alice))
+        self.patch(self.site, "cut_withdrawn", note)
+        self.assertIsNone(listeners.withdrawn(alice))
         issued = self.clients.issue("bob")
         assert self.strict.client_crl_path is not None
         self.strict.client_crl_path.write_bytes(self.clients.crl(issued))
         self.pass_time()
-        self.assertEqual(cut, [False])
-        self.assertTrue(self.site.revoked(peer_certificate(issued.certificate)))
-        self.assertTrue(listeners.revoked(peer_certificate(issued.certificate)))
+        self.assertEqual(cut, [None])
+        bob = peer_certificate(issued.certificate)
+        self.assertIs(self.site.withdrawn(bob), Withdrawn.REVOKED)
+        self.assertIs(listeners.withdrawn(bob), Withdrawn.REVOKED)
         (event,) = self.trail.events
         self.assertEqual(
             dict(event.details),
             {"listener": "127.0.0.1:3000", "changed": ["client_crl"], "connections_cut": 3},
         )
+
+    def verified(self, authority: Authority, listener: int) -> PeerCertificate:
+        """A client's certificate that a listener has verified by a CA."""
+        verified = Verified(listener, anchor_of(authority.certificate), ())
+        return peer_certificate(
+            authority.issue("alice").certificate, [authority.certificate], verified
+        )
+
+    def test_authority_that_is_taken_out(self) -> None:
+        """Certificates by it count no more where that was: each listener's trust is its own."""
+        others = Authority("Others")
+        directory = self.directory / "others"
+        directory.mkdir()
+        ca = directory / "ca.crt"
+        ca.write_bytes(others.pem + self.clients.pem)
+        second = TlsSettings(*self.servers.server().write(directory, "server"), client_ca_path=ca)
+        self.server = evolve(self.server, listeners=(ListenerSettings(3001, tls=second),))
+        listeners = self.opened()
+        first_of_ours, second_of_ours, second_of_others = (
+            self.verified(self.clients, 0),
+            self.verified(self.clients, 1),
+            self.verified(others, 1),
+        )
+        # As a proxy tells of it.
+        passed_on = peer_certificate(others.issue("alice").certificate)
+        good = first_of_ours, second_of_ours, second_of_others, passed_on
+        self.assertEqual([listeners.withdrawn(one) for one in good], [None] * 4)
+        found: list[list[Withdrawn | None]] = []
+
+        def note() -> int:
+            found.append([self.site.withdrawn(one) for one in good])
+            return 1
+
+        self.patch(self.site, "cut_withdrawn", note)
+        untrusted = Withdrawn.UNTRUSTED
+        ca.write_bytes(others.pem)
+        self.pass_time()
+        self.assertEqual(found.pop(), [None, untrusted, None, None])
+        self.assertEqual(
+            dict(self.trail.events[0].details),
+            {"listener": "127.0.0.1:3001", "changed": ["client_ca"], "connections_cut": 1},
+        )
+        # What another listener trusts is of no account, in whichever order they come.
+        assert self.strict.client_ca_path is not None
+        assert self.strict.client_crl_path is not None
+        self.strict.client_ca_path.write_bytes(others.pem)
+        self.strict.client_crl_path.write_bytes(others.crl())
+        ca.write_bytes(self.clients.pem)
+        self.pass_time()
+        self.assertEqual(found.pop(), [untrusted, None, untrusted, None])
+        # A list says no more than it said.
+        self.strict.client_crl_path.write_bytes(others.crl(others.issue("somebody")))
+        self.pass_time()
+        self.assertEqual(found.pop(), [untrusted, None, untrusted, None])
+
+    def test_listener_that_asks_no_more(self) -> None:
+        """What workers with other settings have verified is vouched for by nobody there."""
+        listeners = self.made()
+        self.assertIsNone(listeners.withdrawn(self.verified(self.clients, 0)))
+        for index in (1, 2):
+            found = listeners.withdrawn(self.verified(self.clients, index))
+            self.assertIs(found, Withdrawn.UNTRUSTED)
 
     def test_ends(self) -> None:
         """When what ends, by listener; nothing of those that speak in the clear."""

@@ -21,6 +21,7 @@ from mcpguard.config.settings import IdentityKeys as Keys
 from mcpguard.errors import Reason, Refused
 from mcpguard.front.exchange import Incoming
 from mcpguard.gateway.identities import identities_for
+from mcpguard.policy.certificates import Withdrawn
 from mcpguard.policy.principal import Principal
 from tests.gateway.test_identities import LISTENERS, directory
 from tests.identity.certificates import CLIENT, PROXY, der_header, facts, request
@@ -271,7 +272,7 @@ class Conversation:
             lambda: LISTENERS,
             lambda: self.now,
             keys=self.keys,
-            revoked=lambda one: one.serial == revoked,
+            withdrawn=lambda one: Withdrawn.REVOKED if one.serial == revoked else None,
         )
         self.chain = found.chain
 

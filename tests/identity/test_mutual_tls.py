@@ -1,5 +1,6 @@
 """Tests of client certificates: which counts, and whose it is."""
 
+from collections.abc import Mapping
 from ipaddress import ip_network
 
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from mcpguard.errors import Reason, Refusal, Refused
 from mcpguard.front.exchange import Incoming
 from mcpguard.identity.certificate_headers import CertificateHeaders
 from mcpguard.identity.mutual_tls import MAX_NAME, MutualTls, Presented
-from mcpguard.policy.certificates import PeerCertificate
+from mcpguard.policy.certificates import PeerCertificate, Withdrawn
 from mcpguard.policy.principal import Allowance, Principal, Rights
 from tests.identity.certificates import (
     CLIENT,
@@ -33,11 +34,14 @@ HEADERS = {"x-ssl-client-verify": ("SUCCESS",), "x-ssl-client-cert": (pem_header
 GOOD_AT = (facts(ISSUED).not_before + facts(ISSUED).not_after) / 2
 
 
-def presented(*, revoked: frozenset[int] = frozenset(), trusted: bool = True) -> Presented:
-    """What tells which certificate counts; ``revoked`` by serial."""
+def presented(
+    *, withdrawn: Mapping[int, Withdrawn] | None = None, trusted: bool = True
+) -> Presented:
+    """What tells which certificate counts; ``withdrawn`` by serial."""
+    gone = withdrawn or {}
     return Presented(
         TRUSTED if trusted else (),
-        lambda one: one.serial in revoked,
+        lambda one: gone.get(one.serial),
         CertificateHeaders(max_chars=4_000, max_kept=10),
         max_peers=3,
     )
@@ -113,14 +117,21 @@ class PresentedTests(SynchronousTestCase):
             self.assertIs(late.reason, Reason.EXPIRED_CREDENTIALS)
             self.assertIn(f"{one.serial:x}", late.detail)
 
-    def test_revoked(self) -> None:
-        """A revoked certificate counts no more, in both modes."""
+    def test_withdrawn(self) -> None:
+        """A revoked certificate counts no more, in both modes, nor one whose CA has gone."""
         shown, sent = certificate(), facts(ISSUED)
-        gone = presented(revoked=frozenset({shown.serial, sent.serial}))
-        for incoming, now in ((request(shown=shown), NOW), (request(HEADERS, peer=PROXY), GOOD_AT)):
-            refusal = refusal_of(gone, incoming, now)
-            self.assertIs(refusal.reason, Reason.BAD_CREDENTIALS)
-            self.assertIn("revoked", refusal.detail)
+        for why, words in (
+            (Withdrawn.REVOKED, "is revoked"),
+            (Withdrawn.UNTRUSTED, "comes from a CA that is not trusted any more"),
+        ):
+            gone = presented(withdrawn={shown.serial: why, sent.serial: why})
+            for one, incoming, now in (
+                (shown, request(shown=shown), NOW),
+                (sent, request(HEADERS, peer=PROXY), GOOD_AT),
+            ):
+                refusal = refusal_of(gone, incoming, now)
+                self.assertIs(refusal.reason, Reason.BAD_CREDENTIALS)
+                self.assertEqual(refusal.detail, f"certificate {one.serial:x} {words}")
 
     @settings(deadline=None, max_examples=300)
     @given(

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from mcpguard.front.site import GuardSite
+from mcpguard.policy.certificates import PeerCertificate, Verified, Withdrawn, anchor_of
 from tests.front.wire import read_answers
 from tests.live.handover_case import HandoverCase, ask, post, reactor, told
 from tests.live.secure import Secure
@@ -381,18 +382,29 @@ class SecureHandover(Conversations, HandoverCase):
             await deferToThread(connection.sendall, post("2.a"))
             await self.until(lambda: self.registered() == [1, 1, 0])
             site = self.listeners[number].site
-            site.revoked = lambda certificate: certificate.common_names == ("alice",)
-            self.assertEqual(site.cut_revoked(), 1)
+            site.withdrawn = lambda one: (
+                Withdrawn.REVOKED if one.common_names == ("alice",) else None
+            )
+            self.assertEqual(site.cut_withdrawn(), 1)
             await self.until(lambda: self.registered() == [0, 0, 0])
             self.assertEqual(self.listeners[number].dropped, ["certificate_revoked"])
             connection.close()
-            site.revoked = lambda certificate: False
-        # One that is sent to where it is known to be revoked does not begin there.
-        self.listeners[3].site.revoked = lambda certificate: True
+            site.withdrawn = lambda certificate: None
+        # One that is sent to where it is known to count no more does not begin there: what is
+        # judged there is how it was verified here.
+        judged: list[PeerCertificate] = []
+
+        def withdrawn(certificate: PeerCertificate) -> Withdrawn:
+            judged.append(certificate)
+            return Withdrawn.UNTRUSTED
+
+        self.listeners[3].site.withdrawn = withdrawn
         connection = await deferToThread(self.connect)
         await deferToThread(connection.sendall, post("3.a"))
         self.assertEqual(await deferToThread(receive_all, connection), b"")
-        self.assertEqual(self.listeners[3].dropped, ["certificate_revoked"])
+        self.assertEqual(self.listeners[3].dropped, ["certificate_untrusted"])
+        anchor = anchor_of(self.secure.clients.certificate)
+        self.assertEqual([one.verified for one in judged], [Verified(0, anchor, ())])
         self.assertEqual(self.listeners[3].corridor.handled, [])
 
     async def test_owner_ends(self) -> None:

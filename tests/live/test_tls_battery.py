@@ -353,7 +353,10 @@ class RotationTests(BatteryCase):
     mcp_guard = IMPATIENT
 
     async def test_rotation(self) -> None:
-        """New files are for new connections; a new list is for those that are open, too."""
+        """New files are for new connections; a new list is for those that are open, too.
+
+        So is a CA that is taken out, and not one that is renewed.
+        """
         await self.prepare()
         port = free_port()
         settings = self.tls(client_crl_path=self.path("clients.crl"))
@@ -379,6 +382,13 @@ class RotationTests(BatteryCase):
             client.close()
             return int(shown["serialNumber"], 16)
 
+        async def gone(client: HTTPSConnection) -> None:
+            try:
+                await deferToThread(live, client)
+            except (ConnectionError, ssl.SSLError):
+                return
+            self.fail("the client is still served")
+
         alice, bob = self.python(port, "alice"), self.python(port, "bob")
         for client in (alice, bob):
             self.assertEqual(await deferToThread(live, client), 200)
@@ -396,22 +406,29 @@ class RotationTests(BatteryCase):
         self.assertEqual(await deferToThread(serial, "bob"), new.certificate.serial_number)
         self.assertEqual(await deferToThread(live, alice), 200)
         self.put("server.crt", new.pem)
-        # A list that has a client on it who is here.
-        self.put("clients.crl", self.clients.crl(self.known["alice"]))
+        # A list that has a client on it who is here, with another CA and the one renewed.
+        others, renewed = Authority("Others"), Authority("Clients", key=self.clients.key)
+        self.put("clients.crt", others.pem + renewed.pem)
+        self.put("clients.crl", self.clients.crl(self.known["alice"]) + others.crl())
         await self.until(lambda: len(told("loaded")) == 2, 15.0, "a new list")
-        self.assertEqual(told("loaded")[1]["details"]["connections_cut"], 1)
-        try:
-            await deferToThread(live, alice)
-        except (ConnectionError, ssl.SSLError):
-            pass
-        else:
-            self.fail("alice is still served")
+        details = told("loaded")[1]["details"]
+        self.assertEqual(details["changed"], ["client_ca", "client_crl"])
+        self.assertEqual(details["connections_cut"], 1)
+        await gone(alice)
         self.assertEqual(await deferToThread(live, bob), 200)
         found = await self.openssl(port, "alice")
         self.assertIn("certificate revoked", found.text)
+        # The CA of those who are left.
+        self.put("clients.crt", others.pem)
+        self.put("clients.crl", others.crl())
+        await self.until(lambda: len(told("loaded")) == 3, 15.0, "a CA is taken out")
+        self.assertEqual(told("loaded")[2]["details"].get("connections_cut"), 1)
+        await gone(bob)
+        self.assertIn("unknown ca", (await self.openssl(port, "bob")).text)
         page = (await self.curl(f"{gateway.base}/metrics")).text
-        dropped = 'mcp_guard_connections_dropped_total{reason="certificate_revoked"} 1.0'
-        self.assertIn(dropped, page)
+        for why in ("revoked", "untrusted"):
+            dropped = f'mcp_guard_connections_dropped_total{{reason="certificate_{why}"}} 1.0'
+            self.assertIn(dropped, page)
         self.assertIn('mcp_guard_certificate_rotations_total{result="rejected"} 1.0', page)
         for client in (alice, bob):
             client.close()

@@ -81,7 +81,7 @@ def refused(reason: Reason, detail: str = "") -> Refused:
 def rig(authenticator: Authenticator | None = None, **more: Any) -> Rig:
     """A corridor that knows certificates, and tokens as ``authenticator`` does."""
     headers = CertificateHeaders(max_chars=1, max_kept=1)
-    presented = Presented((), lambda one: False, headers, max_peers=1)
+    presented = Presented((), lambda one: None, headers, max_peers=1)
     mtls = MutualTls(MtlsSettings(enabled=True), presented, max_principals=10)
     chain = Chain(*([authenticator] if authenticator else []), certificates=mtls)
     return Rig(authenticator=chain, **more)

@@ -1,9 +1,13 @@
 """Tests of what certificates, keys and revocation lists say."""
 
+from typing import Any, cast
+
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
 from mcpguard.policy.certificates import (
+    anchor_of,
     belongs_to,
     not_after,
     peer_certificate,
@@ -12,7 +16,7 @@ from mcpguard.policy.certificates import (
     read_private_key,
     thumbprint,
 )
-from tests.pki import Authority, pem_of_key
+from tests.pki import Authority, Issued, pem_of_key
 
 
 class FileTests(SynchronousTestCase):
@@ -135,6 +139,44 @@ class PeerTests(SynchronousTestCase):
         )
         self.assertEqual(facts.thumbprint, thumbprint(facts.der))
         self.assertEqual(len(facts.thumbprint), 43)
+
+    def test_anchor(self) -> None:
+        """A CA is the same one by its name and key, in whichever certificate; by one alone not."""
+        one = Authority("CA")
+        other = Authority("Other")
+        for again, same in (
+            (Authority("CA", days=90.0, key=one.key), True),
+            (Authority("CA", other, key=one.key), True),
+            (Authority("CA"), False),
+            (Authority("Other", key=one.key), False),
+        ):
+            found = anchor_of(again.certificate) == anchor_of(one.certificate)
+            self.assertEqual(found, same)
+
+    def test_anchor_with_an_unknown_key(self) -> None:
+        """Of a key that nobody here understands, one certificate alone is the same CA."""
+
+        class Odd:
+            """A certificate with such a key."""
+
+            def __init__(self, issued: Issued) -> None:
+                self.issued, self.subject = issued, issued.certificate.subject
+
+            def public_key(self) -> Any:
+                """Not ours."""
+                raise UnsupportedAlgorithm("odd")
+
+            def public_bytes(self, form: Encoding) -> bytes:
+                """The whole."""
+                return self.issued.certificate.public_bytes(form)
+
+        one = Authority("CA")
+        first, again, renewed = (
+            anchor_of(cast("Any", Odd(issued)))
+            for issued in (one, one, Authority("CA", key=one.key))
+        )
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, renewed)
 
     def test_no_names(self) -> None:
         """A certificate that names nobody."""

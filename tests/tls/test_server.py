@@ -1,6 +1,7 @@
 """Tests of files that change: new handshakes have the new ones, open connections go on."""
 
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -8,9 +9,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mcpguard.errors import ConfigurationError
-from mcpguard.policy.certificates import peer_certificate
+from mcpguard.policy.certificates import PeerCertificate, Withdrawn, peer_certificate
 from tests.front.wire import Listener, limited
-from tests.pki import Authority
+from tests.pki import Authority, Issued
 from tests.tls.case import TlsCase, TlsClient, TlsListener, files
 
 
@@ -193,6 +194,12 @@ class RotationTests(TlsCase):
         self.assertEqual(len(self.gate.tls.outlook()[0]), 2)
 
 
+def withdrawing(issued: Issued) -> Callable[[PeerCertificate], Withdrawn | None]:
+    """What finds a certificate revoked."""
+    serial = issued.certificate.serial_number
+    return lambda one: Withdrawn.REVOKED if one.serial == serial else None
+
+
 class EndTests(TlsCase):
     """Certificates that end while their connection is open."""
 
@@ -235,9 +242,9 @@ class EndTests(TlsCase):
         )
         # The general channel has it now.
         second.ask("X-A: 1", "X-A: 2")
-        gate.inner.site.revoked = lambda one: one.serial == alice.certificate.serial_number
-        self.assertEqual(gate.inner.site.cut_revoked(), 2)
-        self.assertEqual(gate.inner.site.cut_revoked(), 0)
+        gate.inner.site.withdrawn = withdrawing(alice)
+        self.assertEqual(gate.inner.site.cut_withdrawn(), 2)
+        self.assertEqual(gate.inner.site.cut_withdrawn(), 0)
         gate.clock.advance(0)
         self.assertEqual(gate.inner.dropped, ["certificate_revoked"] * 2)
         self.assertTrue(first.transport.aborted and second.transport.aborted)
@@ -249,7 +256,7 @@ class EndTests(TlsCase):
         gate = self.listener()
         alice = self.clients.issue("alice")
         client = TlsClient(gate, self.context(alice))
-        gate.inner.site.revoked = lambda one: one.serial == alice.certificate.serial_number
+        gate.inner.site.withdrawn = withdrawing(alice)
         client.shake()
         client.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         self.assertEqual(gate.inner.dropped, ["certificate_revoked"])

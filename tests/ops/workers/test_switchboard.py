@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError
 from mcpguard.front.handover import Outcome, Parcel
 from mcpguard.ops.workers.mail import Sent, mail_path, written
 from mcpguard.ops.workers.passport import MAX_PASSPORT
-from mcpguard.policy.certificates import peer_certificate
+from mcpguard.policy.certificates import Verified, anchor_of, peer_certificate
 from mcpguard.protocol.ownership import marked
 from tests.ops.workers.postal import PostalCase, Worker
 from tests.pki import Authority
@@ -39,7 +39,8 @@ class WayTests(PostalCase):
         issuing = Authority("issuing", root)
         alice = issuing.issue("alice", uris=("spiffe://example.com/alice",))
         chain = issuing.certificate, root.certificate
-        facts = peer_certificate(alice.certificate, chain)
+        verified = Verified(1, anchor_of(root.certificate), (issuing.pem,))
+        facts = peer_certificate(alice.certificate, chain, verified)
         for size in (0, 10, 1_000, 100_000):
             parcel = Parcel(("::1", 1), ("::1", 2), False, b"u" * size, facts)
             self.successResultOf(one.board.send(2, parcel, self.connection()[0].fileno()))
