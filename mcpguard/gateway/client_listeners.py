@@ -117,9 +117,10 @@ class ClientListeners:
         if any(one.revoked(certificate) for one in self._secure):
             return Withdrawn.REVOKED
         if certificate.verified is not None:
-            # A connection of workers with other settings may come here, whose listener has no TLS
-            # or asks nobody for a certificate by now: then nothing vouches for this one.
-            tls = self._tls[certificate.verified.listener]
+            # A connection of workers with other settings may come here, whose listener is gone, has
+            # no TLS or asks nobody for a certificate by now: then nothing vouches for this one.
+            index = certificate.verified.listener
+            tls = self._tls[index] if 0 <= index < len(self._tls) else None
             if tls is None or not tls.trusts(certificate):
                 return Withdrawn.UNTRUSTED
         return None

@@ -309,7 +309,7 @@ class ListenersTests(SynchronousTestCase):
         """What workers with other settings have verified is vouched for by nobody there."""
         listeners = self.made()
         self.assertIsNone(listeners.withdrawn(self.verified(self.clients, 0)))
-        for index in (1, 2):
+        for index in (1, 2, len(self.server.every_listener), -1):
             found = listeners.withdrawn(self.verified(self.clients, index))
             self.assertIs(found, Withdrawn.UNTRUSTED)
 
