@@ -253,7 +253,7 @@ class OneReading(SynchronousTestCase):
         self.assertEqual(what.session_id, strict.headers.get("mcp-session-id", (None,))[0])
         return True
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=250, deadline=None)
     @given(_STARTS, _LINES, st.sampled_from([(), (HOST,), (HOST, LENGTH)]))
     @example(LINE, [HOST, LENGTH, LENGTH], ())
     def test_any_head(self, start: str, lines: list[str], sound: tuple[str, ...]) -> None:

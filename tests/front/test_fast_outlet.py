@@ -66,7 +66,7 @@ class TheSameAnswers(SynchronousTestCase):
         self.assertEqual(listener.site.answers.held, 0)
         return client.received() + b"closed" * client.closed
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(
         st.sampled_from(
             [200, 202, 204, 304, 400, 401, 403, 404, 421, 429, 431, 500, 503, 299, 599]
