@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -58,7 +59,8 @@ class Module:
         self.name = ".".join(parts)
         """Below ``mcpguard``; empty for the package itself."""
         self.room = parts[0] if parts else ""
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.source = path.read_text(encoding="utf-8")
+        self.tree = ast.parse(self.source)
         self.imports = frozenset(self._imported())
 
     def _imported(self) -> Iterator[str]:
@@ -79,9 +81,10 @@ class Module:
                 yield rest
 
 
-def modules() -> list[Module]:
-    """The whole package."""
-    return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
+@cache
+def modules() -> tuple[Module, ...]:
+    """The whole package, read once."""
+    return tuple(Module(path) for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def within(name: str, allowed: frozenset[str]) -> bool:
@@ -190,7 +193,7 @@ class ShapeTests(SynchronousTestCase):
         long = {
             module.name: count
             for module in modules()
-            if (count := len(module.path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+            if (count := len(module.source.splitlines())) > MAX_LINES
         }
         self.assertEqual(long, {})
 
