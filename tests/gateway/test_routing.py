@@ -12,18 +12,26 @@ from tests.doubles import RecordingCorridor
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
+import os
 import sys
 from pathlib import Path
 from mcpguard.config.load import loads
 from twisted.internet import reactor
 from mcpguard.gateway import Gateway
 from mcpguard.gateway.routing import operator_routes
-loaded = loads(sys.argv[1], "toml", environ={}, base=Path("/"))
-Gateway(loaded.settings, reactor)
-cold = sys.argv[2:]
-print(*[name for name in cold if name in sys.modules])
-operator_routes(None)
-print(*[name for name in cold if name in sys.modules])
+cold = sys.argv[3:]
+for text in sys.argv[1:3]:
+    # Each in a process of its own, after what is imported for both.
+    if child := os.fork():
+        if os.waitpid(child, 0)[1]:
+            sys.exit("a gateway was not made")
+        continue
+    loaded = loads(text, "toml", environ={}, base=Path("/"))
+    Gateway(loaded.settings, reactor)
+    print(*[name for name in cold if name in sys.modules])
+    operator_routes(None)
+    print(*[name for name in cold if name in sys.modules], flush=True)
+    os._exit(0)
 """
 URL = 'transport = "http"\nurl = "http://127.0.0.1:9/mcp"\n'
 CHILD = 'transport = "stdio"\ncommand = "true"\n'
@@ -39,27 +47,26 @@ NEVER = (
 class WhatIsLeftOut(SynchronousTestCase):
     """Memory of a gateway that has nothing to do: what it imports is most of it."""
 
-    def imported(self, upstream: str) -> list[list[str]]:
-        """What of the cold parts is there, once a gateway is made and once a router is."""
-        text = f"[upstream]\n{upstream}[audit]\nenabled = false\n"
+    def imported(self, *upstreams: str) -> list[list[str]]:
+        """What of the cold parts is there, once a gateway is made and once a router is, each."""
+        texts = [f"[upstream]\n{upstream}[audit]\nenabled = false\n" for upstream in upstreams]
         done = subprocess.run(
-            [sys.executable, "-c", PROBE, text, *ROUTER, *BY_URL, *BY_CHILD, *NEVER],
+            [sys.executable, "-c", PROBE, *texts, *ROUTER, *BY_URL, *BY_CHILD, *NEVER],
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
         return [line.split() for line in done.stdout.splitlines()]
 
-    def test_behind_a_url(self) -> None:
-        """No router, no child processes, no YAML, no Redis, no other processes to start."""
-        self.assertEqual(self.imported(URL), [[*BY_URL], [*ROUTER, *BY_URL]])
-
-    def test_child(self) -> None:
-        """No HTTP client either where servers are child processes."""
-        self.assertEqual(self.imported(CHILD), [[*BY_CHILD], [*ROUTER, *BY_CHILD]])
+    def test_by_its_server(self) -> None:
+        """No router, no YAML, no Redis, no other processes to start; behind a URL no child
+        processes, and no HTTP client either where servers are child processes.
+        """
+        by_url, by_child = [[*BY_URL], [*ROUTER, *BY_URL]], [[*BY_CHILD], [*ROUTER, *BY_CHILD]]
+        self.assertEqual(self.imported(URL, CHILD), [*by_url, *by_child])
 
 
 class TheRoutes(SynchronousTestCase):
