@@ -70,7 +70,7 @@ class TomlLinesTests(SynchronousTestCase):
         self.assertEqual(document.line(("a", "c", 3)), 1)
         self.assertIsNone(document.line(("z",)))
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=80)
     @given(
         st.dictionaries(
             st.text(min_size=1, max_size=4),

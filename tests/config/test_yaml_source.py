@@ -84,7 +84,7 @@ class YamlTests(SynchronousTestCase):
         for text in ("", "---\n", "# only a comment\n", "null"):
             self.assertEqual(read_yaml(text, BOUNDS).tree, {})
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=60)
     @given(
         st.dictionaries(
             st.text("abcxyz", min_size=1, max_size=4),

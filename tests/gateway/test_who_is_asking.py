@@ -391,7 +391,7 @@ class WholeChainTests(SynchronousTestCase):
 
     let_in = 0
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(
         st.lists(ISSUES, max_size=2),
         st.booleans(),

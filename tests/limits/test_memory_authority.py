@@ -66,7 +66,7 @@ class AuthorityTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """No number of keys makes it remember more than its bound, notes included."""
         authority = self.authority(max_keys=1_000)
-        for n in range(50_000):
+        for n in range(20_000):
             authority.decide(f"key {n}", SLOW, one())
         self.assertEqual(len(authority), 1_000)
         self.assertLessEqual(len(authority._shelf._filling), 2_001)

@@ -75,7 +75,7 @@ class PlaceBookTests(SynchronousTestCase):
         taken = [book.take(1, number, str(number), 1) for number in range(5)]
         self.assertEqual(taken, [True, True, True, False, False])
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(
         st.lists(
             st.tuples(

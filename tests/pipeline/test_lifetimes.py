@@ -192,7 +192,7 @@ MOVES = [name for name in vars(Story) if not name.startswith("_") and name not i
 class LifetimeTests(SynchronousTestCase):
     """Sessions of both transports, new and old."""
 
-    @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+    @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
     @given(
         moves=st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 9)), max_size=40),
         drains=st.booleans(),

@@ -28,7 +28,7 @@ TOOLS = st.sampled_from(
 class NothingBeforeAnAllowTests(SynchronousTestCase):
     """Nothing reaches a server before an allow."""
 
-    @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+    @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
     @given(
         allowed=st.none() | PATTERNS,
         denied=PATTERNS,

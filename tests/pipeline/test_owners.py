@@ -208,7 +208,7 @@ class NumberedStateTests(SynchronousTestCase):
         return token
 
     @given(st.one_of(st.text(max_size=10), st.from_regex(r"[0-9]{1,5}\.[a-z]?", fullmatch=True)))
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     def test_any_words(self, words: str) -> None:
         """Words that look like a worker's are a server's own all the same, at every worker."""
         for maker, reader in ((2, 2), (2, 3), (2, None), (None, 2)):

@@ -168,7 +168,7 @@ ENTRIES = st.lists(st.sampled_from(["a", "b*", "*b", "s:a", "t:*", "*", "*:x:a"]
 class AgreementTests(SynchronousTestCase):
     """`tools/list` and `tools/call` say the same."""
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(
         st.none() | ENTRIES,
         ENTRIES,

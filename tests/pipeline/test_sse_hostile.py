@@ -166,7 +166,7 @@ class CapTests(SynchronousTestCase):
 class AnyOrderTests(SynchronousTestCase):
     """Whatever two principals post, in whatever order."""
 
-    @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(
         moves=st.lists(
             st.tuples(

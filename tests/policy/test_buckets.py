@@ -54,7 +54,7 @@ class TakeTests(SynchronousTestCase):
         self.assertEqual(until_full(Rate(2.0, 10), Level(10.0, 0.0)), 0.0)
         self.assertEqual(until_full(Rate(0.0, 10), Level(4.0, 0.0)), math.inf)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(
         RATES,
         st.lists(

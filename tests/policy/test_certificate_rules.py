@@ -265,7 +265,7 @@ class NameTests(RulesCase):
         for host in ("cn.example", "wild.example", "x.y.wild.example", "192.0.2.9", "example", ""):
             self.assertIs(names_host(one, host), False, host)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(host=HOSTS, pattern=st.one_of(HOSTS, HOSTS.map("*.{}".format)))
     def test_as_it_is_verified(self, host: str, pattern: str) -> None:
         """A name fits as it does when a client verifies the certificate."""

@@ -107,7 +107,7 @@ class FilterTests(SynchronousTestCase):
             with self.assertRaises(ValueError):
                 filter_list(Rights(), "fs", method, {})
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(ALL_RIGHTS, SERVERS, st.sampled_from(LISTS), st.lists(NAMES, max_size=8))
     def test_exactly_what_may_be_called(
         self, rights: Rights, server: str, kind: tuple[str, str, str, str, str], names: list[str]

@@ -232,7 +232,7 @@ class Holders:
 class SumTests(SynchronousTestCase):
     """The property that leases are for."""
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(STEPS, st.floats(0.05, 20.0, allow_nan=False), st.integers(1, 30))
     @example(  # all of a lease spent just before its end, then all that the others can get
         [

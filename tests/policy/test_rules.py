@@ -271,7 +271,7 @@ class PropertyTests(SynchronousTestCase):
         rights = Rights(tools=allowed, denied_tools=denied)
         self.assertEqual(allows(rights, name), expected)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(ALL_RIGHTS, KINDS, NAMES, SERVERS, PATTERNS)
     def test_monotonic(
         self, rights: Rights, kind: Kind, name: str, server: str, entry: str
@@ -288,7 +288,7 @@ class PropertyTests(SynchronousTestCase):
             widened = evolve(rights, **{member: (entry, *listed)})
             self.assertGreaterEqual(allows(widened, name, kind, server), before)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=150)
     @given(ALL_RIGHTS, KINDS, NAMES, SERVERS)
     def test_verdicts_explain(self, rights: Rights, kind: Kind, name: str, server: str) -> None:
         """Every denial has its reason and its rule."""
@@ -300,7 +300,7 @@ class PropertyTests(SynchronousTestCase):
             self.assertIn(verdict.reason, reasons)
             self.assertIsNotNone(verdict.rule)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(ALL_RIGHTS, KINDS, NAMES, SERVERS)
     def test_scopes_decide_last(self, rights: Rights, kind: Kind, name: str, server: str) -> None:
         """A scope is what is missing exactly where everything else allows; only for tools."""

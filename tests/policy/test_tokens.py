@@ -556,7 +556,7 @@ class PropertyTests(TokenCase):
         (shared(), HMAC, SHARED),
     )
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     @given(st.sampled_from(TOKENS), st.data())
     def test_mutations(self, one: tuple[str, TokenRules, KeySet], data: st.DataObject) -> None:
         """A token of which one character is changed, lost or added is refused."""
@@ -584,7 +584,7 @@ class PropertyTests(TokenCase):
         """Noise is refused in order."""
         self.refused(text)
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=80))
     def test_noise_in_shape(self, header: bytes, payload: bytes, signature: bytes) -> None:
         """Noise in three parts."""
@@ -603,10 +603,10 @@ class PropertyTests(TokenCase):
     VALUES = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=8,
+        max_leaves=4,
     )
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     @given(
         st.dictionaries(
             st.sampled_from(("iss", "aud", "sub", "exp", "nbf", "iat", "scope", "cnf", "x")),

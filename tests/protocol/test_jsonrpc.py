@@ -31,10 +31,10 @@ NUMBERS = st.one_of(
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
-    max_leaves=12,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
 )
-ARGUMENTS = st.dictionaries(TEXTS, VALUES, max_size=5)
+ARGUMENTS = st.dictionaries(TEXTS, VALUES, max_size=3)
 
 
 def spelled(value: object, **options: Any) -> bytes:
@@ -335,7 +335,7 @@ class BoundsTests(RefusalCase):
 class RoundTripTests(SynchronousTestCase):
     """What was parsed is what is encoded."""
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(ARGUMENTS)
     def test_any_spelling(self, arguments: dict[str, Any]) -> None:
         """Fast and slow path read the same; what is sent on reads the same everywhere."""
@@ -368,7 +368,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertEqual(sent, number)
         self.assertIs(type(sent), type(number))
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(ARGUMENTS, st.data())
     def test_duplicates_anywhere(self, arguments: dict[str, Any], data: st.DataObject) -> None:
         """A member doubled anywhere, with any value and any spelling, is refused."""
@@ -388,7 +388,7 @@ class RoundTripTests(SynchronousTestCase):
         with self.assertRaises(Malformed):
             parse_object(doubled.encode(), BOUNDS)
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     @given(st.data())
     def test_any_source(self, data: st.DataObject) -> None:
         """Whatever way objects, names and texts are written, it is read as the slow decoder does.
@@ -423,7 +423,7 @@ class RoundTripTests(SynchronousTestCase):
                 with self.assertRaises(Malformed, msg=body):
                     parse(body.encode(), BOUNDS)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=60) | st.text('{}[]":,12e.-\\u0atrue njsorpc\n', max_size=60))
     def test_noise(self, noise: bytes | str) -> None:
         """Noise is refused, whatever it is; nothing but `Malformed` comes out."""

@@ -149,8 +149,8 @@ class EventFramerTests(SynchronousTestCase):
         """A long event in very many chunks is joined once, not once per chunk."""
         framer = EventFramer(4_000_000)
         list(framer.feed(b"data: "))
-        for _ in range(300_000):
-            self.assertEqual(list(framer.feed(b"12345678")), [])
+        early = [event for _ in range(300_000) for event in framer.feed(b"12345678")]
+        self.assertEqual(early, [])
         (event,) = framer.feed(b"\n\n")
         self.assertEqual(len(event.data), 2_400_000)
 

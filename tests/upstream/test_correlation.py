@@ -423,7 +423,7 @@ class ShapeTests(SynchronousTestCase):
         ):
             self.assertEqual(correlator().receive(message, 0), Stray("malformed"), message)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(st.dictionaries(st.sampled_from(["id", "method", "params", "result"]), json_values))
     def test_any_object_is_classified(self, message: dict[str, Any]) -> None:
         """Whatever object a server sends, it is told apart without an error or a change to it."""

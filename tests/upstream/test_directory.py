@@ -117,7 +117,7 @@ class ResolveTests(SynchronousTestCase):
         ):
             self.assertIsNone(where(self.all, path), path)
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(
         strategies.lists(
             strategies.lists(strategies.sampled_from(["a", "b", "ab"]), min_size=1, max_size=3),

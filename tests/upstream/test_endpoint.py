@@ -100,7 +100,7 @@ class EndpointTests(SynchronousTestCase):
         )
     )
     @example("//h:8000//evil")
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     def test_never_elsewhere(self, reference: str) -> None:
         """Whatever a server says, messages go to the configured origin or nowhere."""
         try:

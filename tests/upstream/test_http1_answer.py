@@ -182,7 +182,7 @@ class SplitTests(SynchronousTestCase):
         data, _, _ = answer
         self.assertEqual(read([data[n : n + 1] for n in range(len(data))]), read([data]))
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     @given(
         sound(),
         st.lists(

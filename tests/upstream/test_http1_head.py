@@ -235,7 +235,7 @@ class AnswerHeadsTests(SynchronousTestCase):
     @given(
         lists(sampled_from(_LINES), max_size=4), sampled_from(_STATUSES), sampled_from(_STATUSES)
     )
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=150)
     def test_another_length(self, lines: list[bytes], one: bytes, two: bytes) -> None:
         """A head that came before with another length means what it means when it comes alone."""
         heads = AnswerHeads(max_entries=50, max_bytes=500)

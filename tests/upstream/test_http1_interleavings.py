@@ -31,7 +31,7 @@ class InterleavingTests(WireCase):
         self.sockets: list[Any] = []
         self.settled: set[int] = set()
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(
         st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 50)), min_size=20, max_size=60)
     )

@@ -184,11 +184,11 @@ class PoolTests(WireCase):
 
     def test_failing_at_once(self) -> None:
         """Diallings that fail before they have begun end as many requests, and no stack."""
-        self.bounds = {"max_connections": 1, "max_waiting": 3000}
+        self.bounds = {"max_connections": 1, "max_waiting": 1500}
         self.setUp()
         self.send(URL)
         socket = self.reactor.accept()
-        waiting = self.posts(3000)
+        waiting = self.posts(1500)
         self.reactor.resolver.table["127.0.0.1"] = ["169.254.169.254"]
         socket.lose()
         for heard, _ in waiting:

@@ -87,7 +87,7 @@ class LineWriterTests(SynchronousTestCase):
         writer.write([*LINES, b"x" * 30 + b"\n", b"end\n"])
         self.assertEqual(kernel.sizes, [12, 6, 31, 4])
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(
         st.lists(st.binary(max_size=9).map(lambda b: b.replace(b"\n", b"") + b"\n")),
         st.lists(st.none() | st.integers(1, 12)),

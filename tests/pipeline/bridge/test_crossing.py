@@ -199,7 +199,7 @@ class Person:
 class CrossingTest(SynchronousTestCase):
     """Three principals with clients of both eras before a server of one."""
 
-    @settings(deadline=None, max_examples=40)
+    @settings(deadline=None, max_examples=25)
     @given(era=st.sampled_from(["legacy", "modern"]), relates=st.booleans(), seed=st.integers(0))
     def test_nothing_crosses(self, era: Any, relates: bool, seed: int) -> None:
         """Whatever happens, nobody receives another's words, and no call is given another's."""

@@ -401,7 +401,7 @@ class Story:
 class SessionLifetimes(SynchronousTestCase):
     """`HandshakeSessions` before a server that does anything at any time."""
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(
         seed=st.integers(0, 2**32),
         steps=st.integers(1, 150),
