@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from http.client import HTTPConnection
 from typing import Any
 
@@ -14,11 +15,12 @@ from twisted.internet.threads import deferToThread
 
 from mcpguard.protocol.ownership import unmarked
 from tests.live.clients_case import DEMO, PATH
-from tests.live.gateway_process import RunningGateway, http, stdio
+from tests.live.gateway_process import RunningGateway, audit_complaints, http, stdio
+from tests.live.parking_case import ParkingCase
 from tests.live.processes import free_port
 from tests.live.raw_client import BOTH, LEGACY, Exchange, http_request
 from tests.live.software import HERE
-from tests.live.workers_case import WORKERS, WorkersCase
+from tests.live.workers_case import PACE, WorkersCase
 
 REMEMBERING = [sys.executable, str(HERE / "servers" / "remembering_server.py")]
 
@@ -27,13 +29,17 @@ class SessionCase(WorkersCase):
     """Sessions of a gateway of several workers."""
 
     timeout = 180
+    count = 3
+    """Of workers: who has not the session may be another one than who stands in."""
 
-    async def before_children(self, **server: Any) -> RunningGateway:
+    async def before_children(self) -> RunningGateway:
         """A gateway before children that shake hands."""
         demo = stdio("demo", [*DEMO, "--era", "legacy"], env=dict(PATH))
-        return await self.start_gateway([demo], server={"workers": WORKERS, **server})
+        return await self.start_gateway(
+            [demo], server={"workers": self.count}, identities={"tester": {}, "other": {}}
+        )
 
-    async def before_http(self, **server: Any) -> RunningGateway:
+    async def before_http(self) -> RunningGateway:
         """A gateway before a server whose sessions anybody may go on with who has their ids."""
         port = free_port()
         journal = self.mktemp()
@@ -43,7 +49,7 @@ class SessionCase(WorkersCase):
         await self.start(argv, name="server").said("http://")
         self.journal = os.path.abspath(journal)
         remote = http("demo", f"http://127.0.0.1:{port}/mcp")
-        return await self.start_gateway([remote], server={"workers": WORKERS, **server})
+        return await self.start_gateway([remote], server={"workers": self.count})
 
     def asked(self) -> Counter[str]:
         """What the HTTP server was asked so far, by the first word."""
@@ -51,14 +57,14 @@ class SessionCase(WorkersCase):
             return Counter(line.split()[0] for line in journal if "mcp-guard" not in line)
 
     async def sessions(self, gateway: RunningGateway, each: int = 1) -> dict[str, list[str]]:
-        """So many sessions at every worker, by its number."""
+        """So many sessions at every worker, by its number; their clients can be asked."""
         found: dict[str, list[str]] = {}
         for _ in range(100):
-            session = await self.shake_hands(gateway, "demo")
+            session = await self.shake_hands(gateway, "demo", capabilities={"elicitation": {}})
             found.setdefault(unmarked(session)[0], []).append(session)
-            if len(found) == WORKERS and all(len(one) >= each for one in found.values()):
+            if len(found) == self.count and all(len(one) >= each for one in found.values()):
                 break
-        self.assertEqual(set(found), {str(number + 1) for number in range(WORKERS)})
+        self.assertEqual(set(found), {str(number + 1) for number in range(self.count)})
         return {number: some[:each] for number, some in found.items()}
 
     async def echo(self, gateway: RunningGateway, session: str, text: str) -> Exchange:
@@ -73,14 +79,38 @@ class SessionCase(WorkersCase):
         """Read the session's stream."""
         return await self.send(gateway, "demo", None, self.headers(session), method="GET")
 
+    async def assert_owes_nothing(self, gateway: RunningGateway) -> None:
+        """Until now all is well, as the judge cannot tell of a gateway whose worker was killed."""
+        await self.until(
+            lambda: not audit_complaints(gateway.events(), set(gateway.keys)), 10, "all outcomes"
+        )
+        for word in ("Traceback", "Unhandled", "[error", "[critical"):
+            self.assertNotIn(word, gateway.program.err.decode(), gateway.program.story())
 
-class ChildSessionTests(SessionCase):
+
+class ChildSessionTests(SessionCase, ParkingCase):
     """Sessions that live in children, each of one worker."""
 
-    async def test_every_request_by_its_own_connection(self) -> None:
-        """They all reach their session, and each answer is its own."""
+    async def test_children(self) -> None:
+        """Every request finds its session, whatever its connection, as long as its owner lives."""
         gateway = await self.before_children()
-        sessions = [one for some in (await self.sessions(gateway, 2)).values() for one in some]
+        sessions = await self.sessions(gateway, 2)
+        first, second = zip(*sessions.values(), strict=True)
+        await self.assert_each_by_its_own_connection(gateway, [*first, *second])
+        await self.assert_ended(gateway, second)
+        # Its rounds come to any worker, too.
+        await self.assert_parked(gateway)
+        await self.account(gateway)
+        await self.assert_many_on_one_connection(gateway, first)
+        await self.assert_questions(gateway, first)
+        await self.assert_event_streams(gateway)
+        await self.assert_owes_nothing(gateway)
+        await self.assert_owner_killed(gateway, first)
+
+    async def assert_each_by_its_own_connection(
+        self, gateway: RunningGateway, sessions: Sequence[str]
+    ) -> None:
+        """Requests over connections of their own all reach their session; answers are its own."""
         before = await self.metric(gateway, "mcp_guard_handovers_total")
 
         async def talk(session: str, who: int) -> list[str]:
@@ -90,17 +120,19 @@ class ChildSessionTests(SessionCase):
         talks = [Deferred.fromCoroutine(talk(one, who)) for who, one in enumerate(sessions)]
         for who, texts in enumerate(await gatherResults(talks)):
             self.assertEqual(texts, [f"{who}-{n}" for n in range(12)])
+        self.assertGreater(await self.metric(gateway, "mcp_guard_handovers_total"), before + 20)
+
+    async def assert_ended(self, gateway: RunningGateway, sessions: Sequence[str]) -> None:
+        """A session is ended over any connection, and then unknown."""
         for session in sessions:
             ended = await self.send(gateway, "demo", None, self.headers(session), method="DELETE")
             self.assertEqual((await ended.over).status, 200)
             self.assertEqual((await self.echo(gateway, session, "late")).status, 404)
-        self.assertGreater(await self.metric(gateway, "mcp_guard_handovers_total"), before + 20)
-        await self.account(gateway)
 
-    async def test_many_sessions_on_one_connection(self) -> None:
+    async def assert_many_on_one_connection(
+        self, gateway: RunningGateway, sessions: Sequence[str]
+    ) -> None:
         """A connection goes where each request belongs, and no answer is another's."""
-        gateway = await self.before_children()
-        sessions = [one for some in (await self.sessions(gateway)).values() for one in some]
 
         def converse() -> list[str]:
             client = HTTPConnection("127.0.0.1", self.port(gateway), timeout=30)
@@ -128,11 +160,9 @@ class ChildSessionTests(SessionCase):
         texts = await deferToThread(converse)
         self.assertEqual(texts, [*(f"{number} t{number}" for number in range(90)), "True"])
 
-    async def test_questions(self) -> None:
+    async def assert_questions(self, gateway: RunningGateway, sessions: Sequence[str]) -> None:
         """What a server asks in the course of a call is answered from any connection."""
-        gateway = await self.before_children()
-        for _ in range(6):
-            session = await self.shake_hands(gateway, "demo", capabilities={"elicitation": {}})
+        for session in [*sessions, *sessions]:
             call = await self.begin(gateway, "demo", "ask", session, question="Who?")
             await self.until(lambda one=call: b"elicitation/create" in one.received, 10, "question")
             events = re.findall(rb"data: (\{.*\})", call.received)
@@ -143,18 +173,21 @@ class ChildSessionTests(SessionCase):
             self.assertEqual((await given.over).status, 202)
             self.assertIn("Ada", (await call.over).text)
 
-    async def test_event_streams(self) -> None:
+    async def assert_event_streams(self, gateway: RunningGateway) -> None:
         """Clients of HTTP+SSE post over any connection; the answers are on their stream."""
-        gateway = await self.before_children()
-        numbers = set()
-        for _ in range(6):
+        numbers: set[str] = set()
+        streams: list[Exchange] = []
+        while len(streams) < 3 or (len(numbers) == 1 and len(streams) < 20):
             stream, place = await self.open_stream(gateway)
+            streams.append(stream)
             numbers.add(unmarked(place.partition("sessionId=")[2])[0])
             for number in range(1, 8):
                 params = {"name": "echo", "arguments": {"message": f"m{number}"}}
                 await self.post(gateway, place, "tools/call", params, number)
             await self.until(lambda one=stream: b'"m7"' in one.received, 10, "the answers")
         self.assertGreater(len(numbers), 1)
+        for stream in streams:
+            stream.leave()
 
     async def open_stream(self, gateway: RunningGateway) -> tuple[Exchange, str]:
         """Open a stream and shake hands; gives it, and where to post."""
@@ -182,28 +215,26 @@ class ChildSessionTests(SessionCase):
         data = http_request("POST", place, fields, json.dumps(message).encode())
         self.assertEqual((await (await self.connect(gateway, data)).over).status, 202)
 
-    async def test_owner_killed(self) -> None:
+    async def assert_owner_killed(self, gateway: RunningGateway, sessions: Sequence[str]) -> None:
         """The sessions of a killed worker are unknown, all others go on, and new ones begin."""
         self.lossy = True
-        gateway = await self.before_children()
-        sessions = await self.sessions(gateway)
+        before = len(await self.told(gateway, "Authorized", 0))
         running = [
-            await self.begin(gateway, "demo", "slow", some[0], seconds=30)
-            for some in sessions.values()
+            await self.begin(gateway, "demo", "slow", session, seconds=60) for session in sessions
         ]
-        await self.pause(0.5)
+        await self.told(gateway, "Authorized", before + len(running))
         os.kill(self.workers(gateway)[1], signal.SIGKILL)
         await self.until(lambda: any(one.over.called for one in running), 10, "the lost call")
         statuses = {}
-        for number, (session,) in sessions.items():
+        for session in sessions:
             answers = [await self.echo(gateway, session, f"again {n}") for n in range(6)]
-            (statuses[number],) = {answer.status for answer in answers}
-        self.assertEqual(Counter(statuses.values()), {200: WORKERS - 1, 404: 1})
+            (statuses[session],) = {answer.status for answer in answers}
+        self.assertEqual(Counter(statuses.values()), {200: self.count - 1, 404: 1})
         self.assertEqual(sum(one.over.called for one in running), 1, "another one's was lost")
-        await self.said(gateway, r"worker \d is ready", WORKERS + 1)
-        for number, (session,) in sessions.items():
+        await self.said(gateway, r"worker \d is ready", self.count + 1)
+        for session in sessions:
             answer = await self.echo(gateway, session, "later")
-            self.assertEqual(answer.status, statuses[number])
+            self.assertEqual(answer.status, statuses[session])
         await self.sessions(gateway)
         for one in running:
             one.leave()
@@ -216,10 +247,31 @@ class RemoteSessionTests(SessionCase):
         """Have something noted."""
         return await self.call(gateway, "demo", "note", session, text=text)
 
-    async def test_owner_killed_under_load(self) -> None:
+    async def test_remote(self) -> None:
+        """Sessions outlive the workers that have them, be these replaced or killed."""
+        gateway = await self.before_http()
+        await self.assert_replaced(gateway)
+        await self.assert_owes_nothing(gateway)
+        await self.assert_owner_killed_under_load(gateway)
+
+    async def assert_replaced(self, gateway: RunningGateway) -> None:
+        """A reload replaces every worker, and every session goes on at its own place."""
+        sessions = [one for some in (await self.sessions(gateway)).values() for one in some]
+        for session in sessions:
+            self.assertEqual((await self.note(gateway, session, "before")).text, "before")
+        gateway.program.signal("HUP")
+        await self.said(gateway, "reloaded")
+        for session in sessions:
+            answers = [await self.note(gateway, session, f"after {n}") for n in range(6)]
+            self.assertEqual([answer.text for answer in answers], [f"after {n}" for n in range(6)])
+        started = [one for one in gateway.events() if one["event_type"] == "SessionStarted"]
+        resumed = [one for one in started if one.get("details") == {"resumed": True}]
+        self.assertEqual(len(resumed), len(sessions), "one was taken up at several workers")
+        self.assertEqual(self.asked()["delete"], 0)
+
+    async def assert_owner_killed_under_load(self, gateway: RunningGateway) -> None:
         """Every session goes on, at one worker and then at its owner again, and ends nowhere."""
         self.lossy = True
-        gateway = await self.before_http()
         sessions = [one for some in (await self.sessions(gateway, 2)).values() for one in some]
         results: Counter[str] = Counter()
         over = False
@@ -228,6 +280,7 @@ class RemoteSessionTests(SessionCase):
             number = 0
             while not over:
                 number += 1
+                await self.pause(PACE)
                 answer = await self.note(gateway, session, f"{who}-{number}")
                 if not answer.received:
                     results["lost"] += 1
@@ -244,7 +297,7 @@ class RemoteSessionTests(SessionCase):
                 os.kill(self.workers(gateway)[count], signal.SIGKILL)
                 before = results["200"]
                 await self.until(lambda seen=before: results["200"] > seen + 30, 30, "calls after")
-                await self.said(gateway, r"worker \d is ready", WORKERS + count)
+                await self.said(gateway, r"worker \d is ready", 2 * self.count + count)
                 before = results["200"]
                 await self.until(lambda seen=before: results["200"] > seen + 60, 30, "calls later")
         finally:
@@ -253,19 +306,3 @@ class RemoteSessionTests(SessionCase):
         self.assertEqual(set(results) - {"lost"}, {"200"}, results)
         self.assertLessEqual(results["lost"], 2 * len(sessions))
         self.assertEqual(self.asked()["delete"], 0, "one was ended that goes on elsewhere")
-
-    async def test_replaced(self) -> None:
-        """A reload replaces every worker, and every session goes on at its own place."""
-        gateway = await self.before_http()
-        sessions = [one for some in (await self.sessions(gateway)).values() for one in some]
-        for session in sessions:
-            self.assertEqual((await self.note(gateway, session, "before")).text, "before")
-        gateway.program.signal("HUP")
-        await self.said(gateway, "reloaded")
-        for session in sessions:
-            answers = [await self.note(gateway, session, f"after {n}") for n in range(6)]
-            self.assertEqual([answer.text for answer in answers], [f"after {n}" for n in range(6)])
-        started = [one for one in gateway.events() if one["event_type"] == "SessionStarted"]
-        resumed = [one for one in started if one.get("details") == {"resumed": True}]
-        self.assertEqual(len(resumed), len(sessions), "one was taken up at several workers")
-        self.assertEqual(self.asked()["delete"], 0)

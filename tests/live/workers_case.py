@@ -15,13 +15,18 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.live.gateway_process import RunningGateway, audit_complaints, stdio
+from tests.live.gateway_process import RunningGateway, audit_complaints, events_of, stdio
 from tests.live.processes import marked
 from tests.live.raw_client import RawCase
 from tests.live.software import HERE
 
 SERVER = [sys.executable, str(HERE / "servers" / "hostile_server.py"), "--era", "modern"]
-WORKERS = 3
+WORKERS = 2
+"""Each costs a second of a processor to start: more than two where the number matters."""
+FAILURES = r'mcp_guard_auth_total\{provider="none",result="failure"\} (\S+)'
+"""What a page of metrics says of refused keys."""
+PACE = 0.05
+"""Seconds between two calls of a loop: the processor is for others, too."""
 
 
 def workers_of(parent: int) -> list[int]:
@@ -72,16 +77,12 @@ class WorkersCase(RawCase):
     lossy = False
     """Whether a worker was killed, with what it had not told yet."""
 
-    async def start_workers(
-        self, *, server: dict[str, Any] | None = None, **more: Any
-    ) -> RunningGateway:
+    async def start_workers(self, workers: int = WORKERS, **more: Any) -> RunningGateway:
         """Start it; every worker is ready."""
         gateway = await self.start_gateway(
-            [stdio("s", SERVER, era="modern")],
-            server={"workers": WORKERS, **(server or {})},
-            **more,
+            [stdio("s", SERVER, era="modern")], server={"workers": workers}, **more
         )
-        self.assertEqual(len(self.workers(gateway)), WORKERS)
+        self.assertEqual(len(self.workers(gateway)), workers)
         return gateway
 
     def parent(self, gateway: RunningGateway) -> int:
@@ -106,11 +107,35 @@ class WorkersCase(RawCase):
 
         await self.until(enough, 20.0, f"{words!r}, {times} times")
 
-    async def assert_serves(self, gateway: RunningGateway, times: int = 6) -> None:
+    async def assert_serves(
+        self, gateway: RunningGateway, times: int = 6, who: str = "tester"
+    ) -> None:
         """Calls over new connections are answered."""
         for number in range(times):
-            exchange = await self.call(gateway, "s", "echo", text=f"t{number}")
+            exchange = await self.call(gateway, "s", "echo", who=who, text=f"t{number}")
             self.assertEqual(exchange.text, f"t{number}", exchange.received)
+
+    async def refused(self, gateway: RunningGateway, times: int) -> None:
+        """Send requests with a wrong key, each over a connection of its own."""
+        for _ in range(times):
+            headers = {"Authorization": "Bearer wrong"}
+            exchange = await (await self.send(gateway, "s", {}, headers)).over
+            self.assertEqual(exchange.status, 401)
+
+    async def assert_refusals(self, file: Path, count: int) -> None:
+        """Wait until so many refused keys are in a trail, and no more."""
+
+        def found() -> int:
+            return sum(one["event_type"] == "AuthFailure" for one in events_of(file))
+
+        await self.until(lambda: found() >= count, 10.0, f"{count} refusals in {file.name}")
+        self.assertEqual(found(), count)
+
+    async def shown(self, gateway: RunningGateway, pattern: str) -> list[Any]:
+        """What the page of whichever worker answers shows of some samples."""
+        status, page = await self.page(self.port(gateway), "/metrics")
+        self.assertEqual(status, 200)
+        return re.findall(pattern, page)
 
     def load(self, gateway: RunningGateway, loops: int = 4) -> Load:
         """Begin to call without end."""
@@ -118,6 +143,7 @@ class WorkersCase(RawCase):
 
         async def loop() -> None:
             while not load.over:
+                await self.pause(PACE)
                 exchange = await self.call(gateway, "s", "echo", text="x")
                 if not exchange.received:
                     load.results["lost"] += 1
@@ -141,11 +167,15 @@ class WorkersCase(RawCase):
         return await deferToThread(get)
 
     def change(self, gateway: RunningGateway, **sections: dict[str, Any]) -> None:
-        """Write other values into sections of the configuration."""
+        """Write other values into sections of the configuration; None leaves one out."""
         path = gateway.audit_file.parent / "mcp-guard.toml"
         document: Any = tomlkit.parse(path.read_text())
         for name, values in sections.items():
-            document.setdefault(name, {}).update(values)
+            section = document.setdefault(name, {})
+            for key, value in values.items():
+                section.pop(key, None)
+                if value is not None:
+                    section[key] = value
         path.write_text(tomlkit.dumps(document))
 
     async def _judge(self, gateway: RunningGateway) -> None:
@@ -157,5 +187,8 @@ class WorkersCase(RawCase):
             await self.stop(gateway)
         self.assertEqual(gateway.program.status, 0, gateway.program.story())
         self.assertEqual(list(marked(gateway.mark)), [], "processes were left behind")
+        said = gateway.program.err.decode()
+        for word in ("Traceback", "Unhandled"):
+            self.assertNotIn(word, said, gateway.program.story())
         complaints = audit_complaints(gateway.events(), set(gateway.keys))
         self.assertEqual([one for one in complaints if not one.startswith("0 outcomes")], [])
