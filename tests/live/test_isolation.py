@@ -29,7 +29,7 @@ class Received:
     messages: list[dict[str, Any]]
 
 
-class IsolationTests(GatewayCase):
+class IsolationCase(GatewayCase):
     """200 callers of several principals, all with request id 1 and progress token 1."""
 
     timeout = 180
@@ -119,6 +119,10 @@ class IsolationTests(GatewayCase):
         self.assertEqual(len(set(progressed)), CALLERS * CALLS)
         outcomes = await self.outcomes(gateway, "ToolCall", CALLERS * CALLS)
         self.assertEqual({one["status"] for one in outcomes}, {"success"})
+
+
+class IsolationTests(IsolationCase):
+    """Before one process."""
 
     async def test_stateless(self) -> None:
         """No answer and no progress of a stateless child reaches another caller."""

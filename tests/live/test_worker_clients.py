@@ -1,15 +1,25 @@
 """Clients of every SDK before several workers: what they can do is what they can before one.
 
-Those of HTTP+SSE have tests of their own here, and those of both eras speak one of the two.
+Each generation of each SDK is one client here, in one era or transport. Calls that wait for their
+client's next round have a test in `tests.live.test_worker_sessions`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.live import test_bridge_stateless, test_isolation, test_matrix, test_sse_clients
 from tests.live.gateway_process import GatewayCase, RunningGateway
+from tests.live.matrix import ROWS, Row, Speaker
+from tests.live.test_isolation import IsolationCase
+from tests.live.test_matrix import IDENTITIES, MatrixCase
 
 WORKERS = 2
+CLIENTS = (
+    ("2024", "python_v1"),
+    ("2025", "npm_sdk"),
+    ("2026", "python_v2"),
+    ("2026", "npm_client"),
+)
+"""Rows of the matrix, and who speaks for them."""
 
 
 class SharedCase(GatewayCase):
@@ -32,27 +42,43 @@ class SharedCase(GatewayCase):
         return await super().start_gateway(servers, server=shared, **more)
 
 
-class HandshakeRow(SharedCase, test_matrix.HandshakeClientTests):
-    """Clients that shake hands."""
+class MatrixTests(SharedCase, MatrixCase):
+    """Clients of all generations at once, before servers of all generations."""
+
+    async def test_every_generation(self) -> None:
+        """Each gets what the matrix says and nothing that is another's, and leaves no session."""
+        gateway = await self.walk_through([speaker(row, driver) for row, driver in CLIENTS])
+        # What stateless clients have is theirs beyond their end, without their knowing.
+        leavers = {
+            identity
+            for (row, _), identity in zip(CLIENTS, IDENTITIES, strict=True)
+            if row != "2026"
+        }
+
+        def open_sessions() -> int:
+            kinds = [
+                event["event_type"]
+                for event in gateway.events()
+                if event.get("identity_id") in leavers
+            ]
+            self.assertIn("SessionStarted", kinds)
+            return kinds.count("SessionStarted") - kinds.count("SessionEnded")
+
+        await self.until(lambda: open_sessions() == 0, 20, "every session has ended")
 
 
-class StatelessRow(SharedCase, test_matrix.StatelessClientTests):
-    """Clients of the stateless era."""
-
-
-class IsolationTests(SharedCase, test_isolation.IsolationTests):
+class IsolationTests(SharedCase, IsolationCase):
     """Many callers at once, each with its own answers."""
 
     children = WORKERS
 
-
-class SseTests(SharedCase, test_sse_clients.SdkClientTests):
-    """Every feature over HTTP+SSE."""
-
-    async def no_child_but(self, gateway: RunningGateway, staying: int) -> None:
-        """As many for each worker."""
-        await super().no_child_but(gateway, staying * WORKERS)
+    async def test_types_of_ids(self) -> None:
+        """No answer reaches another caller, whichever worker's child it is from."""
+        await self.crowd(await self.before("modern"), "modern", [1, "1"])
 
 
-class ParkingTests(SharedCase, test_bridge_stateless.StatelessFaultTests):
-    """Calls that wait for their client's next round."""
+def speaker(key: str, driver: str) -> tuple[Row, Speaker]:
+    """Who speaks for a row."""
+    (row,) = (one for one in ROWS if one.key == key)
+    (one,) = (one for one in row.speakers if one.driver == driver)
+    return row, one
