@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from attrs import evolve, frozen
 
 from tests.live import scenarios
+from tests.live.forked import forked
 from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
 from tests.live.processes import free_port, marked
 from tests.live.scenarios import Scenario, Step
@@ -16,7 +17,6 @@ from tests.live.software import (
     REPOSITORY,
     node,
     node_modules,
-    python_sdk,
     server_everything,
     server_filesystem,
 )
@@ -181,7 +181,7 @@ def first_error(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def python_client(major: int) -> list[str]:
     """The command of the client over PyPI's ``mcp``."""
-    return [str(python_sdk(major)), str(HERE / "clients" / f"python_v{major}.py")]
+    return forked(HERE / "clients" / f"python_v{major}.py", major)
 
 
 def npm_client(name: str) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 
+from tests.live.forked import forked
 from tests.live.gateway_process import GatewayCase, RunningGateway
-from tests.live.software import HERE, conformance, python_sdk
+from tests.live.software import HERE, conformance
 
 SERVER = HERE / "servers" / "conformance_server.py"
 AUTHORIZE = HERE / "conformance" / "authorize.mjs"
@@ -158,7 +159,7 @@ class ConformanceCase(GatewayCase):
 
     def command(self, *options: str) -> list[str]:
         """The command of the server that the suite expects."""
-        return [str(python_sdk(2)), str(SERVER), *options]
+        return [*forked(SERVER), *options]
 
     async def over_http(self, era: str) -> str:
         """The URL of one that runs."""

@@ -6,6 +6,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.clients_case import PYTHON_SERVER
+from tests.live.forked import forked
 from tests.live.gateway_process import http, stdio
 from tests.live.processes import LiveCase
 from tests.live.software import HERE
@@ -19,17 +20,9 @@ def server_name(column: str) -> str:
 
 
 async def matrix_servers(case: LiveCase) -> list[dict[str, Any]]:
-    """One for each column, under its key; those over HTTP run until the end of the test.
-
-    Each SDK is loaded once: a child for each session would take most of a second of a processor.
-    """
-    older, newer = await gatherResults(
-        [
-            Deferred.fromCoroutine(case.prefork(Path(server), major))
-            for server, major in ((HANDSHAKE_SERVER, 1), (PYTHON_SERVER, 2))
-        ]
-    )
-    newer = [*newer, "--stateless"]
+    """One for each column, under its key; those over HTTP run until the end of the test."""
+    older = forked(Path(HANDSHAKE_SERVER), 1)
+    newer = [*forked(Path(PYTHON_SERVER)), "--stateless"]
     urls: list[str] = await gatherResults(
         [
             Deferred.fromCoroutine(case.start_http_server(command))

@@ -2,12 +2,12 @@
 
 Loading an SDK of others takes most of a second, and some tests start it a hundred times.
 ``prefork.py SOCKET FILE`` loads a Python file that has a function ``main(arguments)`` and, for
-each ``prefork_child.py SOCKET ...``, calls it in a process of its own, with that one's arguments,
-environment, standard input, output and error.
+each ``prefork_child.py`` that connects to the listening socket of that number, calls it in a
+process of its own, with that one's arguments, environment, standard input, output and error.
 """
 
 import fcntl
-import json
+import gc
 import os
 import select
 import signal
@@ -18,19 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-MAX_STATE = 1 << 20
-"""Of arguments and environment."""
 
-
-def wait_for_child(path: str) -> tuple[socket.socket, list[int]]:
+def wait_for_child(number: int) -> tuple[socket.socket, list[int]]:
     """Fork for everybody who connects; returns in the child, with what it was sent.
 
     Ends with standard input, so that a test that was killed leaves nothing behind.
     """
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(128)
-        print("ready", flush=True)
+    with socket.socket(fileno=number) as listener:
         while True:
             if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
                 sys.exit()
@@ -46,7 +40,9 @@ def wait_for_child(path: str) -> tuple[socket.socket, list[int]]:
 def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
     """Be the program that was asked for."""
     with client.makefile("rb") as reader:
-        state = json.loads(reader.readline(MAX_STATE))
+        size = int(reader.read(8))
+        count, *state = os.fsdecode(reader.read(size)).split("\0")
+    arguments, variables = state[: int(count)], state[int(count) :]
     # By SIGIO the kernel ends this process with the one that stands for it, however that ends.
     fcntl.fcntl(client, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(client, fcntl.F_SETFL, fcntl.fcntl(client, fcntl.F_GETFL) | os.O_ASYNC)
@@ -54,10 +50,12 @@ def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
         os.dup2(number, standard)
         os.close(number)
     os.environ.clear()
-    os.environ.update(state["environment"])
+    for variable in variables:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
     status = 1
     try:
-        status = import_module(file.stem).main(state["arguments"]) or 0
+        status = import_module(file.stem).main(arguments) or 0
     except Exception:
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
@@ -68,15 +66,17 @@ def run(client: socket.socket, given: list[int], file: Path) -> NoReturn:
     os._exit(status)
 
 
-def start(path: str, file: Path) -> None:
+def start(number: int, file: Path) -> None:
     """Load the program, then wait; returns in no process."""
     sys.path.insert(0, str(file.parent))
     import_module(file.stem)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are nobody's to wait for
-    client, given = wait_for_child(path)
+    gc.collect()
+    gc.freeze()  # what a collection in a child would touch it would copy
+    client, given = wait_for_child(number)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     run(client, given, file)
 
 
 if __name__ == "__main__":
-    start(sys.argv[1], Path(sys.argv[2]))
+    start(int(sys.argv[1]), Path(sys.argv[2]))

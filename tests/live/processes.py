@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import secrets
 import shutil
 import socket
-import sys
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.live.software import HERE, python_sdk
+from tests.live.software import HERE
 
 MARK = "MCP_GUARD_LIVE_TEST"
 """An environment variable that tells which test a process belongs to."""
@@ -222,20 +220,14 @@ class LiveCase(TestCase):
                 late.cancel()
         return found.group(1).decode() if found.re.groups else ""
 
-    async def prefork(self, program: Path, major: int = 2) -> list[str]:
-        """The command of a Python program over ``mcp`` 1.x or 2.x that starts at once."""
-        # Below /tmp since the path of a socket is short, and trial's own directories are not.
-        path = f"/tmp/mcp-guard-{secrets.token_hex(8)}"
-        self.addCleanup(Path(path).unlink, missing_ok=True)
-        loaded = [str(python_sdk(major)), str(HERE / "prefork.py"), path, str(program)]
-        await self.start_http_server(loaded, ready=r"^ready$")
-        return [sys.executable, "-IS", str(HERE / "prefork_child.py"), path]
-
     def start_client(
         self, client: Sequence[str], jobs: Mapping[str, Any], *, env: Mapping[str, str]
     ) -> Program:
         """Start a client of ``tests/live/clients`` on its jobs."""
-        return self.start(client, env=env, given=json.dumps({"jobs": jobs}).encode())
+        given = json.dumps({"jobs": jobs}).encode()
+        # Python's SDKs would load all the system's authorities for each connection's TLS, which
+        # has none: a tenth of a second of a processor each. Where they are found by name, none is.
+        return self.start(client, env={"SSL_CERT_DIR": str(HERE), **env}, given=given)
 
     async def finished(self, client: Program, *, seconds: float) -> dict[str, Any]:
         """The reports of a client by job, once it has ended well."""

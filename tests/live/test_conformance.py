@@ -11,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.live.conformance_case import (
     NEWEST_SESSIONS,
     OLD,
-    SERVER,
     STATELESS,
     ConformanceCase,
     Exceptions,
@@ -77,9 +76,8 @@ class SameEraTests(ConformanceCase):
 
     async def test_stdio(self) -> None:
         """All passes over a stdio upstream, with a child for each session."""
-        forked = await self.prefork(SERVER)
         gateway = await self.start_gateway(
-            [stdio("sessions", forked), stdio("stateless", self.command("--era", "both"))]
+            [stdio("sessions", self.command()), stdio("stateless", self.command("--era", "both"))]
         )
         await self.check_gateway(gateway, "sessions", {OLD: {}, NEWEST_SESSIONS: {}})
         await self.check_gateway(gateway, "stateless", {STATELESS: TASKS})
@@ -129,6 +127,5 @@ class StatelessBeforeSessionsTests(ConformanceCase):
 
         The suite waits half a second for some answers, so a new child must start at once.
         """
-        forked = await self.prefork(SERVER)
-        gateway = await self.start_gateway([stdio("conformance", [*forked, "--era", "legacy"])])
+        gateway = await self.start_gateway([stdio("conformance", self.command("--era", "legacy"))])
         await self.check_gateway(gateway, "conformance", {STATELESS: self.exceptions})

@@ -17,6 +17,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.conformance_case import CLIENT, SCENARIO_MS, SUITE_SECS, ConformanceCase
+from tests.live.forked import forked
 from tests.live.gateway_process import http
 from tests.live.software import conformance
 
@@ -108,7 +109,7 @@ class ClientModeTests(ConformanceCase):
 
     async def test_same_as_direct(self) -> None:
         """What the suite says of the gateway is what it says of the client alone: all is well."""
-        command = await self.prefork(CLIENT)
+        command = forked(CLIENT)
         meeting = Path(self.mktemp()).absolute()
         meeting.mkdir()
         servers: dict[int, str] = {}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from tests.live.clients_case import (
@@ -12,10 +13,11 @@ from tests.live.clients_case import (
     npm_client,
     python_client,
 )
+from tests.live.forked import forked
 from tests.live.gateway_process import GatewayCase, RunningGateway, http, stdio
 from tests.live.processes import Program, free_port, marked
 from tests.live.scenarios import Scenario, Step
-from tests.live.software import node_modules, python_sdk
+from tests.live.software import node_modules
 
 LONG = 60
 """Seconds of a call that is not waited for."""
@@ -70,7 +72,7 @@ class VanishingClientTests(EndingCase):
         """A stateless call was its connection: the server is told to stop, and stops. In a session
         a lost connection cancels nothing: the call ends by itself and is recorded.
         """
-        command = [str(python_sdk(2)), PYTHON_SERVER]
+        command = forked(Path(PYTHON_SERVER))
         gateway = await self.start_gateway(
             [stdio("python", command), stdio("demo", DEMO, env=dict(PATH))]
         )

@@ -7,9 +7,10 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from mcpguard.errors import Reason
 from mcpguard.upstream.link import Link
+from tests.live.forked import forked
 from tests.live.http_callers import LEGACY, MODERN, Answering, HttpUpstreamCase, Waiting
 from tests.live.processes import free_port
-from tests.live.software import REPOSITORY, python_sdk, server_everything
+from tests.live.software import REPOSITORY, server_everything
 
 
 class DemoTests(HttpUpstreamCase):
@@ -110,7 +111,7 @@ class PythonServerTests(HttpUpstreamCase):
     async def start_both(self) -> tuple[Any, Link, Any]:
         """Run it; the upstream, a session and its inbox."""
         script = REPOSITORY / "tests" / "live" / "servers" / "python_server.py"
-        url = await self.start_http_server([str(python_sdk(2)), str(script), "--http"])
+        url = await self.start_http_server([*forked(script), "--http"])
         upstream = self.upstream(url)
         link, inbox = await self.session(
             upstream, elicitation={}, sampling={}, roots={"listChanged": True}

@@ -19,6 +19,7 @@ from tests.live.clients_case import (
     python_client,
     unjudged,
 )
+from tests.live.forked import forked
 from tests.live.gateway_process import http, stdio
 from tests.live.python_scenario import python
 from tests.live.scenarios import Scenario, Step, containing
@@ -38,7 +39,7 @@ class BothErasTests(ClientCase):
             # As it comes, npm's client shakes hands though it knows better.
             "npm-default": Walker(lambda: npm_client("npm_client"), "default"),
         }
-        command = await self.prefork(Path(PYTHON_SERVER))
+        command = forked(Path(PYTHON_SERVER))
         gateway = await self.start_gateway(
             [
                 stdio("python", command),

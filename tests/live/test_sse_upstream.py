@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.live import python_scenario, scenarios
@@ -12,10 +13,11 @@ from tests.live.clients_case import (
     Walker,
     python_client,
 )
+from tests.live.forked import forked
 from tests.live.gateway_process import RunningGateway, http
 from tests.live.processes import Program, free_port
 from tests.live.raw_client import LEGACY, MIB, Exchange, RawCase, descriptors, http_request, memory
-from tests.live.software import HERE, REPOSITORY, python_sdk, server_everything
+from tests.live.software import HERE, REPOSITORY, server_everything
 from tests.live.sse_server import SseServer
 
 HANDSHAKE_SERVER = str(HERE / "servers" / "handshake_server.py")
@@ -49,8 +51,8 @@ class RealServerTests(ClientCase):
         port = free_port()
         everything = self.start([*server_everything(), "sse"], env={"PORT": str(port)})
         programs = [
-            self.start([str(python_sdk(1)), HANDSHAKE_SERVER, "--sse"]),
-            self.start([str(python_sdk(2)), PYTHON_SERVER, "--sse"]),
+            self.start([*forked(Path(HANDSHAKE_SERVER), 1), "--sse"]),
+            self.start([*forked(Path(PYTHON_SERVER)), "--sse"]),
         ]
         urls = [(await one.said(r"(http://\S+)")).group(1).decode() for one in programs]
         await everything.said("running on port")

@@ -1,5 +1,6 @@
 """A client of PyPI's ``mcp`` 1.x, driven by the steps of a job."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -11,7 +12,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import AnyUrl
-from steps import Begun, Heard, Words, entered, given_up, main
+from steps import Begun, Heard, Words, entered, given_up, report_all
 
 
 class Face:
@@ -174,5 +175,10 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
         yield Face(session, heard, opened)
 
 
+def main(arguments: list[str]) -> None:
+    """Do the jobs that come on stdin."""
+    report_all(connect)
+
+
 if __name__ == "__main__":
-    main(connect)
+    main(sys.argv[1:])

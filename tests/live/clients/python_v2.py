@@ -1,5 +1,6 @@
 """A client of PyPI's ``mcp`` 2.x, driven by the steps of a job; ``mode`` is the SDK's own word."""
 
+import sys
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from steps import Begun, Heard, Words, entered, given_up, main
+from steps import Begun, Heard, Words, entered, given_up, report_all
 
 warnings.simplefilter("ignore", MCPDeprecationWarning)
 
@@ -197,5 +198,10 @@ async def connect(job: Words, heard: Heard) -> AsyncIterator[Face]:
             yield Face(client, heard)
 
 
+def main(arguments: list[str]) -> None:
+    """Do the jobs that come on stdin."""
+    report_all(connect)
+
+
 if __name__ == "__main__":
-    main(connect)
+    main(sys.argv[1:])

@@ -304,7 +304,7 @@ async def _run_all(connect: Connect, jobs: dict[str, Words]) -> Words:
     return reports
 
 
-def main(connect: Connect) -> None:
+def report_all(connect: Connect) -> None:
     """Read the jobs, run them side by side, print the reports."""
     jobs = json.load(sys.stdin)["jobs"]
     reports = anyio.run(_run_all, connect, jobs)
