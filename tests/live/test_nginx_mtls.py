@@ -78,8 +78,8 @@ class NginxTests(GatewayCase):
 
     others = frozenset({"alice", "bob"})
 
-    async def setUp(self) -> None:  # type: ignore[override]
-        """A gateway that believes nginx, and whoever else comes from its address."""
+    async def prepare(self) -> None:
+        """Start a gateway that believes nginx, and whoever else comes from its address."""
         self.program = nginx()
         self.certificates = Certificates()
         self.gateway = await self.start_gateway(
@@ -172,9 +172,17 @@ class NginxTests(GatewayCase):
         outcomes = self.gateway.outcomes()
         return {(one.get("provider"), one.get("identity_id")) for one in outcomes}
 
-    async def test_identities(self) -> None:
-        """Each certificate is its subject's, with exactly its tools, whatever headers are sent."""
+    async def test_by_way_of_nginx(self) -> None:
+        """One gateway, since to start one takes longer than all there is to ask."""
+        await self.prepare()
         port = await self.start_nginx()
+        await self._identities(port)
+        await self._nobody(port)
+        await self._past_the_proxy()
+        await self._streams(port)
+
+    async def _identities(self, port: int) -> None:
+        """Each certificate is its subject's, with exactly its tools, whatever headers are sent."""
         alice, bob = self.certificates.alice, self.certificates.bob
         for headers in ({}, forged(bob), {"Client-Cert": "x", "X-SSL-Client-Verify": "NONE"}):
             answer = await self.through(port, alice, headers)
@@ -188,9 +196,8 @@ class NginxTests(GatewayCase):
         await self.until(lambda: len(self.gateway.outcomes()) == 5, 5.0, "five outcomes")
         self.assertEqual(self.identities(), {("mtls", "alice"), ("mtls", "bob")})
 
-    async def test_nobody(self) -> None:
+    async def _nobody(self, port: int) -> None:
         """No certificate, a stranger's, and one that was revoked sign nobody in."""
-        port = await self.start_nginx()
         alice = self.certificates.alice
         for headers in ({}, forged(alice), {"Client-Cert": forged(alice)["X-SSL-Client-Cert"]}):
             answer = await self.through(port, None, headers)
@@ -209,7 +216,7 @@ class NginxTests(GatewayCase):
         self.assertIn("the proxy says 'FAILED:", failures[-1]["details"]["cause"])
         self.assertNotIn("details", failures[0])
 
-    async def test_past_the_proxy(self) -> None:
+    async def _past_the_proxy(self) -> None:
         """Whoever reaches the gateway itself is believed nothing, unless at the proxy's address."""
         headers = forged(self.certificates.alice)
         for sent in (headers, {**headers, "X-Forwarded-For": PROXY, "X-Real-IP": PROXY}):
@@ -217,9 +224,8 @@ class NginxTests(GatewayCase):
         # This is why only the proxy may be at that address.
         self.assertEqual((await self.directly(PROXY, headers)).tools, ["echo", "slow"])
 
-    async def test_streams(self) -> None:
+    async def _streams(self, port: int) -> None:
         """Events come through one by one, as they are sent."""
-        port = await self.start_nginx()
         context = self.context(self.certificates.alice)
         moments = await deferToThread(watch, port, context)
         self.assertGreater(len(moments), 2)
