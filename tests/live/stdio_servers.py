@@ -110,7 +110,7 @@ if "stubborn-grandchild" in ways:
     subprocess.Popen(["sleep", "1000"])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 if "escapee" in ways:
-    subprocess.Popen(["sleep", "3"], start_new_session=True)
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
 if "flood" in ways:
     threading.Thread(target=flood, daemon=True).start()
 
@@ -201,7 +201,7 @@ class StdioLiveCase(TestCase):
         settings = UpstreamSettings(
             name="live",
             command=sys.executable,
-            args=(str(self.script), *ways),
+            args=("-IS", str(self.script), *ways),
             env={"MARK": Secret(self.mark)},
             era="legacy",
         )
