@@ -253,15 +253,44 @@ class GatewayKeysTests(KeyServerCase, RawCase):
     async def test_over_time(self) -> None:
         """What takes its time: each story with a gateway and a provider of its own."""
         await self.side_by_side(
-            self._one_fetch_for_fifty(), self._rotation(), self._renewed_in_the_background()
+            self._rotation(), self._renewed_in_the_background(), self._workers()
         )
 
-    async def _one_fetch_for_fifty(self) -> None:
-        """Fifty who come with a new key at once have it fetched once; no key at all is a 503, and
-        the gateway says that it is not ready.
+    async def _rotation(self) -> None:
+        """No key at all, the first, signs before it is published, another key under an old name,
+        taken back; and the provider gone for good.
         """
         server, url = await self.serve(status("500 Not yet"))
         gateway = await self.gateway(url)
+        await self._none_yet(gateway, server)
+        await self._one_fetch_for_fifty(gateway, server)
+        a, b, c = (ec_key(kid=kid) for kid in "abc")
+        other_b = ec_key(kid="b", number=2)
+        old, new, early = self.token(a), self.token(b), self.token(c)
+        asked = server.asked
+        # Not published yet; and it was asked just now.
+        self.assertEqual(await self.statuses(gateway, early, new, old), [401, 200, 200])
+        self.assertEqual(server.asked, asked)
+        await self._told_of_fifty(gateway)
+        server.behaviour = keys(published(other_b, c))
+        began = time.monotonic()
+        while await self.statuses(gateway, early) != [200]:
+            self.assertLess(time.monotonic() - began, 10 * SLOWER)
+            await self.pause(0.5)
+        self.assertEqual(server.asked, asked + 1)
+        renamed = self.token(other_b)
+        self.assertEqual(await self.statuses(gateway, renamed, new, old), [200, 401, 401])
+        event = (await self.told(gateway, "KeySetEvent", 5))[-1]
+        self.assertEqual(event["details"], {"added": ["c"], "removed": ["a"], "replaced": ["b"]})
+        # What is published after it was asked is not there before it is asked again; a hostile
+        # server takes nothing away by then.
+        server.behaviour = redirect("http://169.254.169.254/")
+        self.assertEqual(await self.statuses(gateway, renamed, early), [200, 200])
+        self.assertEqual(server.asked, asked + 1)
+        await self.account(gateway)
+
+    async def _none_yet(self, gateway: RunningGateway, server: KeyServer) -> None:
+        """No key at all is a 503, and the gateway says that it is not ready."""
         self.assertEqual((await self.page(gateway, "/ready")).status, 503)
         early = await self.ask(gateway, self.token(ec_key(kid="a")))
         self.assertEqual(early.status, 503)
@@ -271,6 +300,9 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         self.assertEqual(await self.statuses(gateway, self.token(ec_key(kid="a"))), [200])
         ready = await self.page(gateway, "/ready")
         self.assertEqual((ready.status, ready.messages[0]["ready"]), (200, True))
+
+    async def _one_fetch_for_fifty(self, gateway: RunningGateway, server: KeyServer) -> None:
+        """Fifty who come with a new key at once have it fetched once."""
         before = server.asked
         server.behaviour = keys(published(ec_key(kid="a"), ec_key(kid="b")), after=1.0)
         tokens = [self.token(ec_key(kid="b"), jti=str(number)) for number in range(50)]
@@ -278,6 +310,9 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         found = await gatherResults(asking)
         self.assertEqual({one.status for one in found}, {200}, gateway.program.story())
         self.assertEqual((server.asked - before, server.most), (1, 1))
+
+    async def _told_of_fifty(self, gateway: RunningGateway) -> None:
+        """What metrics and trail say of it until then."""
         page = (await self.page(gateway, "/metrics")).answer.body.decode()
         self.assertIn("\nmcp_guard_jwks_keys 2.0\n", page)
         self.assertIn('\nmcp_guard_jwks_fetches_total{result="status"}', page)
@@ -287,39 +322,6 @@ class GatewayKeysTests(KeyServerCase, RawCase):
             told, [("failed", "status"), ("recovered", None), ("changed", None), ("changed", None)]
         )
         self.assertEqual(events[-1]["details"]["added"], ["b"])
-
-    async def _rotation(self) -> None:
-        """Published before it signs, signs before it is published, another key under an old name,
-        taken back; and the provider gone for good.
-        """
-        a, b, c = (ec_key(kid=kid) for kid in "abc")
-        other_b = ec_key(kid="b", number=2)
-        server, url = await self.serve(keys(published(a)))
-        gateway = await self.gateway(url)
-        old, new, early = self.token(a), self.token(b), self.token(c)
-        self.assertEqual(await self.statuses(gateway, old), [200])
-        server.behaviour = keys(published(a, b))
-        self.assertEqual(await self.statuses(gateway, new, old), [200, 200])
-        self.assertEqual(server.asked, 2)
-        # Not published yet; and it was asked just now.
-        self.assertEqual(await self.statuses(gateway, early), [401])
-        self.assertEqual(server.asked, 2)
-        server.behaviour = keys(published(other_b, c))
-        began = time.monotonic()
-        while await self.statuses(gateway, early) != [200]:
-            self.assertLess(time.monotonic() - began, 10 * SLOWER)
-            await self.pause(1.0)
-        self.assertEqual(server.asked, 3)
-        renamed = self.token(other_b)
-        self.assertEqual(await self.statuses(gateway, renamed, new, old), [200, 401, 401])
-        event = (await self.told(gateway, "KeySetEvent", 3))[-1]
-        self.assertEqual(event["details"], {"added": ["c"], "removed": ["a"], "replaced": ["b"]})
-        # What is published after it was asked is not there before it is asked again; a hostile
-        # server takes nothing away by then.
-        server.behaviour = redirect("http://169.254.169.254/")
-        self.assertEqual(await self.statuses(gateway, renamed, early), [200, 200])
-        self.assertEqual(server.asked, 3)
-        await self.account(gateway)
 
     async def _renewed_in_the_background(self) -> None:
         """Without a token that would ask for it, a key that was taken back is gone in time, over
@@ -341,7 +343,7 @@ class GatewayKeysTests(KeyServerCase, RawCase):
         await self.until(lambda: not server.open, 2.0, "it has answered")
         self.assertEqual(await self.statuses(gateway, token, self.token(b)), [401, 200])
 
-    async def test_workers(self) -> None:
+    async def _workers(self) -> None:
         """Each worker has keys of its own before it serves; a new key is fetched once by each."""
         a, b = ec_key(kid="a"), ec_key(kid="b")
         server, url = await self.serve(keys(published(a), after=0.5))
