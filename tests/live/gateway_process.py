@@ -17,7 +17,7 @@ from tests.live.processes import MARK, LiveCase, Program, marked
 from tests.live.software import HERE, REPOSITORY
 
 IMPATIENT = (sys.executable, str(HERE / "impatient.py"))
-"""The gateway for tests that change certificate files."""
+"""The gateway for tests that change certificate files, or servers, more than once."""
 STATUSES = {"success", "error", "denied", "failed", "cancelled", "dropped"}
 STOP_SECS = 15.0
 """A stop may not take longer once the clients are gone."""

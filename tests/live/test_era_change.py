@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.live.gateway_process import RunningGateway, http
+from tests.live.gateway_process import IMPATIENT, RunningGateway, http
 from tests.live.processes import Program, free_port
 from tests.live.raw_client import LEGACY, Exchange, RawCase
 from tests.live.software import REPOSITORY, python_sdk
@@ -105,6 +105,7 @@ class EraChangeTests(RawCase):
     """What clients notice of it: one failure at most, that says when to try again."""
 
     timeout = 180
+    mcp_guard = IMPATIENT
 
     async def test_every_change(self) -> None:
         """Upgrades and downgrades, of the demo server and to and from an SDK of its time, each at
