@@ -1,6 +1,7 @@
 """Tests of TLS towards MCP servers: the real gateway before real https servers."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,12 +104,16 @@ class UpstreamTlsTests(RawCase):
         await self.until(lambda: told() == servers, 15.0, f"{status} for {servers}")
         self.seen += len(servers)
 
-    async def test_refused(self) -> None:
-        """A server that is not who it should be, or does not want us, is not spoken to.
-
-        Clients learn that it is unavailable; the log, and ``check-upstream``, say why.
-        """
+    async def test_servers(self) -> None:
+        """Of one gateway: those that are not spoken to, and those that are."""
         await self.prepare()
+        refused, spoken = self.not_spoken_to(), await self.spoken_to()
+        gateway = await self.start_gateway([*(one for one, _ in refused), *spoken])
+        await self._refused(gateway, refused)
+        await self._spoken_to(gateway, {one["name"]: one["tls"] for one, _ in refused})
+
+    def not_spoken_to(self) -> list[tuple[dict[str, Any], str]]:
+        """Servers that are not who they should be, or do not want us; and what is said of each."""
         Authority("Strangers").issue("gateway").write(self.directory, "strange")
         other = self.put("other.crt", Authority("Other").pem)
         old = Server(self.ca.server())
@@ -117,7 +122,7 @@ class UpstreamTlsTests(RawCase):
         two = self.asking(self.ca.server())
         two.context.set_max_proto_version(SSL.TLS1_2_VERSION)
         fine = self.asking(self.ca.server())
-        refused = [
+        return [
             (
                 self.behind("wrong-ca", fine, ca_path=other),
                 "TLS: certificate verify failed: unable to get local issuer certificate",
@@ -144,7 +149,11 @@ class UpstreamTlsTests(RawCase):
             ),
             (self.behind("old", old), "TLS: the server speaks no TLS 1.2 or newer ("),
         ]
-        gateway = await self.start_gateway([settings for settings, _ in refused])
+
+    async def _refused(
+        self, gateway: RunningGateway, refused: list[tuple[dict[str, Any], str]]
+    ) -> None:
+        """Clients learn that such a server is unavailable; the log, and ``check-upstream``, why."""
         for settings, words in refused:
             name = settings["name"]
             exchange = await self.call(gateway, name, "echo", message="hello")
@@ -168,50 +177,61 @@ class UpstreamTlsTests(RawCase):
         for _, words in refused:
             self.assertIn(f"Upstream did not answer: {words}", out)
 
-    async def test_spoken_to(self) -> None:
-        """CA, client certificate and server name do; so they do after each of them has changed."""
-        await self.prepare()
-        server = self.asking(self.ca.server(NAME))
-        address = Server(self.ca.server())
+    async def spoken_to(self) -> list[dict[str, Any]]:
+        """Servers that are known by a name, by an address, and over HTTP+SSE."""
+        self.server = self.asking(self.ca.server(NAME))
+        self.address = Server(self.ca.server())
         events = SseServer(self.reactor, "https://elsewhere.example")
         inner = events.listen()
         self.addCleanup(events.stop)
-        by_address = f"https://127.0.0.1:{self.serve(address, self.demo)}"
+        by_address = f"https://127.0.0.1:{self.serve(self.address, self.demo)}"
         stream = f"https://localhost:{self.serve(self.asking(self.ca.server()), inner)}"
-        gateway = await self.start_gateway(
-            [
-                self.behind("tools", server, server_name=NAME),
-                http("address", by_address, tls=self.tls(None)),
-                {
-                    "name": "events",
-                    "transport": "sse",
-                    "url": f"{stream}/good/sse",
-                    "tls": self.tls(),
-                },
-            ],
-        )
+        return [
+            self.behind("tools", self.server, server_name=NAME),
+            http("address", by_address, tls=self.tls(None)),
+            {
+                "name": "events",
+                "transport": "sse",
+                "url": f"{stream}/good/sse",
+                "tls": self.tls(),
+            },
+        ]
+
+    async def _spoken_to(self, gateway: RunningGateway, others: dict[str, dict[str, Any]]) -> None:
+        """CA, client certificate and server name do; so they do after each of them has changed."""
+        server, address = self.server, self.address
+
+        def reading(name: str) -> set[str]:
+            path = str(self.directory / name)
+            return {one for one, tls in others.items() if path in tls.values()}
+
+        ours = {"tools", "events"} | reading("own.crt")
+        theirs = {"tools", "address", "events"} | reading("ca.crt")
         for name in ("tools", "address", "events"):
             await self.assert_echoes(gateway, name)
         self.assertEqual(server.client, self.client.certificate)
         self.assertEqual(server.asked_for, NAME.encode())
         self.assertIsNone(address.asked_for)
         ends = await self.metric(gateway, "mcp_guard_certificate_expiry_timestamp_seconds")
-        self.assertGreater(ends, 5 * 1_700_000_000)
+        read = [
+            tls[key] for tls in others.values() for key in ("ca_path", "cert_path") if key in tls
+        ]
+        self.assertGreater(ends, (5 + len(read)) * time.time())
 
         new = self.clients.issue("gateway")
         new.write(self.directory, "own")
-        await self.changed(gateway, "loaded", {"tools", "events"})
+        await self.changed(gateway, "loaded", ours)
         await self.assert_speaks_anew(gateway, "tools", server)
         self.assertEqual(server.client, new.certificate)
 
         self.put("ca.crt", b"nothing")
-        await self.changed(gateway, "rejected", {"tools", "address", "events"})
+        await self.changed(gateway, "rejected", theirs)
         await self.assert_speaks_anew(gateway, "tools", server)
 
         moved = Authority("Moved")
         for one, own in ((server, moved.server(NAME)), (address, moved.server())):
             one.context = Server(own, clients=self.clients if one is server else None).context
         self.put("ca.crt", moved.pem)
-        await self.changed(gateway, "loaded", {"tools", "address", "events"})
+        await self.changed(gateway, "loaded", theirs)
         await self.assert_speaks_anew(gateway, "tools", server)
         await self.assert_speaks_anew(gateway, "address", address)
