@@ -109,14 +109,18 @@ class RedisCase(GatewayCase):
         redis |= more.pop("redis", {})
         return {"requests_per_second": 10_000, "burst_size": 10_000, **more, "redis": redis}
 
-    async def start_sharing(self, **limits: Any) -> RunningGateway:
+    async def start_sharing(
+        self, identities: Mapping[str, Mapping[str, Any]] | None = None, **limits: Any
+    ) -> RunningGateway:
         """A gateway before the demo server, with limits in the test's Redis."""
         demo = stdio(
             "demo",
             [sys.executable, "-m", "mcpguard.demo"],
             env={"PYTHONPATH": str(REPOSITORY)},
         )
-        return await self.start_gateway([demo], rate_limit=self.limits(**limits))
+        return await self.start_gateway(
+            [demo], identities=identities, rate_limit=self.limits(**limits)
+        )
 
     async def caller(self, gateway: RunningGateway, key: str | None = None) -> Caller:
         """A connection of an identity; ends with the test."""
