@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import TestCase
@@ -159,7 +160,10 @@ class HandoverCase(TestCase):
     def connect(self, number: int = 1) -> Any:
         """A connection that one of them accepts; for threads."""
         port = self.listeners[number].port.getHost().port
-        return self.dressed(socket.create_connection(("127.0.0.1", port), timeout=20))
+        connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        # As clients do: a body that follows its head would wait for the kernel's own timer.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.dressed(connection)
 
     def dressed(self, connection: socket.socket) -> Any:
         """What is spoken on it."""
@@ -170,6 +174,11 @@ class HandoverCase(TestCase):
         client = HTTPConnection("127.0.0.1")
         client.sock = self.connect(number)
         return client
+
+    def change(self, **limits: Any) -> None:
+        """Have other limits, for what a test would otherwise wait for."""
+        for listener in self.listeners.values():
+            listener.site.limits = evolve(listener.site.limits, **limits)
 
     def until(self, condition: Callable[[], bool]) -> Deferred[None]:
         """Wait in the reactor for something to become true."""

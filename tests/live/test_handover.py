@@ -376,6 +376,7 @@ class SecureHandover(Conversations, HandoverCase):
 
     async def test_certificate_is_revoked(self) -> None:
         """Whichever of the two hears of it ends the whole connection."""
+        self.change(linger_secs=0.2)
         self.who = "alice"
         for number in (1, 2):
             connection = await deferToThread(self.connect)
@@ -422,6 +423,7 @@ class SecureHandover(Conversations, HandoverCase):
 
     async def test_slow_reader(self) -> None:
         """A client that does not read holds no more than the buffers on the way."""
+        self.change(stall_secs=1)
         self.listeners[2].corridor.hold = True
         connection = await deferToThread(self.connect)
         await deferToThread(connection.sendall, post("2.a"))
@@ -434,6 +436,7 @@ class SecureHandover(Conversations, HandoverCase):
 
     async def test_owner_dies(self) -> None:
         """When its owner ends in the middle of a request its client sees the end."""
+        self.change(linger_secs=0.2)
         self.listeners[2].corridor.hold = True
         connection = await deferToThread(self.connect)
         await deferToThread(connection.sendall, post("2.a"))
