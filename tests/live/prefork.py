@@ -14,9 +14,17 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
+
+LATE = (
+    *("anyio._backends._asyncio", "h11", "httpcore", "httpcore2", "jsonschema"),
+    *("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"),
+    "uvicorn.protocols.websockets.auto",
+)
+"""What is below the SDKs and loaded only when it is used first, which would be in each child."""
 
 
 def wait_for_child(number: int) -> tuple[socket.socket, list[int]]:
@@ -70,6 +78,9 @@ def start(number: int, file: Path) -> None:
     """Load the program, then wait; returns in no process."""
     sys.path.insert(0, str(file.parent))
     import_module(file.stem)
+    for name in LATE:
+        with suppress(ImportError):
+            import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are nobody's to wait for
     gc.collect()
     gc.freeze()  # what a collection in a child would touch it would copy

@@ -60,7 +60,7 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
     """Calls, and what becomes of them."""
     words = f"{who}: Grüße, 世界 \u2028 🎈"
     steps: list[list[float]] = [[first + step, first + 4] for step in (1, 2, 3, 4)]
-    slow = {"seconds": 0.6, "steps": 4, "first": first, "who": who}
+    slow = {"seconds": 2, "steps": 4, "first": first, "who": who}
     wait = {"seconds": 60, "who": who}
     # A cancellation that overtakes the call would be counted by nobody.
     begun = {"tool": "waits", "arguments": {"who": who}, "until": "1"}

@@ -121,8 +121,10 @@ def includes(*wanted: str) -> Check:
 def progress(
     tool: str, words: str, first: list[list[float]], /, *, said: str = "", **arguments: Any
 ) -> Step:
-    """A call with progress, in order, each with ``said`` in its message; the TypeScript SDKs lose
-    what comes with the answer.
+    """A call with progress, in order, each with ``said`` in its message.
+
+    The TypeScript SDKs lose what comes with the answer, or is read together with it: the last
+    progress must be well before it.
     """
 
     def check(result: Any) -> bool:
@@ -179,7 +181,7 @@ def demo(*, sessions: int) -> Scenario:
             call("region", "echo", text("hello (Süd)"), message="hello", region="Süd"),
             call("error result", "read_file", containing("", failed=True), path="absent.txt"),
             call("unknown tool", "nope", error="Unknown tool"),
-            progress("slow", "Done", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=0.6, steps=4),
+            progress("slow", "Done", [[1, 4], [2, 4], [3, 4], [4, 4]], seconds=2, steps=4),
             call("elicitation", "ask", text("The user answered: Ada"), question="Who?"),
             call("sampling", "summarize", containing("long story>"), text="long story"),
             call("roots", "roots", text("file:///srv/data")),
@@ -248,7 +250,7 @@ def everything(*, sessions: int) -> Scenario:
                 "trigger-long-running-operation",
                 "completed",
                 [[1, 4], [2, 4], [3, 4]],
-                duration=0.6,
+                duration=2,
                 steps=4,
             ),
             call("elicitation", "trigger-elicitation-request", containing("Ada")),

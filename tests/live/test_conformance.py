@@ -4,7 +4,7 @@ What must pass is all that a version of the protocol requires, and all else the 
 exception stands in a table, with its reason; one that passes after all fails the test too.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +14,7 @@ from tests.live.conformance_case import (
     STATELESS,
     ConformanceCase,
     Exceptions,
+    Expected,
     Findings,
 )
 from tests.live.gateway_process import http, stdio
@@ -60,72 +61,61 @@ class FindingsTests(SynchronousTestCase):
         self.assertEqual(findings.complaints(frozenset("a"), {}), ["the story"])
 
 
-class SameEraTests(ConformanceCase):
-    """Before a server that speaks both eras: nothing is translated."""
+SAME: Expected = {OLD: {}, NEWEST_SESSIONS: {}, STATELESS: TASKS}
+"""Where nothing is translated."""
+WITHOUT_SESSIONS: Exceptions = {
+    **TASKS,
+    "input-required-result-basic-elicitation:sep-2322-elicitation-incomplete": (
+        "wants the question under the server's own name, and in a session it has none"
+    ),
+    "input-required-result-multiple-input-requests:sep-2322-multiple-inputs-incomplete": (
+        "wants three questions at once, and in a session the server asks one after the other"
+    ),
+    "input-required-result-ignore-extra-params:sep-2322-ignore-unexpected-params": (
+        "answers before it is asked, and in a session no call waits for that"
+    ),
+}
+"""Clients without sessions before a server with."""
 
-    async def test_direct(self) -> None:
-        """The server alone passes, which shows whose failure a failure is."""
-        url = await self.over_http("both")
-        await self.check(url, None, {OLD: {}, NEWEST_SESSIONS: {}, STATELESS: TASKS})
 
-    async def test_http(self) -> None:
-        """All passes over an HTTP upstream."""
-        gateway = await self.start_gateway([http("conformance", await self.over_http("both"))])
-        expected = {OLD: {}, NEWEST_SESSIONS: {}, STATELESS: TASKS}
-        await self.check_gateway(gateway, "conformance", expected)
+class SuiteTests(ConformanceCase):
+    """Servers of both eras and of either, over both transports, behind one gateway."""
 
-    async def test_stdio(self) -> None:
-        """All passes over a stdio upstream, with a child for each session."""
+    async def test_every_server(self) -> None:
+        """The server alone passes, which shows whose failure a failure is. Behind the gateway it
+        passes as well where nothing is translated, and where the gateway keeps the sessions;
+        where it has sessions for clients without, all passes but what sessions have not got.
+        """
+        both = await self.over_http("both")
         gateway = await self.start_gateway(
-            [stdio("sessions", self.command()), stdio("stateless", self.command("--era", "both"))]
+            [
+                http("both", both),
+                # A child for each session, which must start at once: the suite waits half a
+                # second for some answers.
+                stdio("both-sessions", self.command()),
+                stdio("both-stateless", self.command("--era", "both")),
+                http("modern", await self.over_http("modern")),
+                stdio("modern-stdio", self.command("--era", "modern")),
+                http("legacy", await self.over_http("legacy")),
+                stdio("legacy-stdio", self.command("--era", "legacy")),
+            ]
         )
-        await self.check_gateway(gateway, "sessions", {OLD: {}, NEWEST_SESSIONS: {}})
-        await self.check_gateway(gateway, "stateless", {STATELESS: TASKS})
+        found = await self.complaints(both, None, SAME)
+        for name, expected in BEHIND.items():
+            complaints = await self.complaints(gateway.url(name), gateway.keys["tester"], expected)
+            found += [f"{name}: {one}" for one in complaints]
+        self.assertEqual(found, [], "\n".join(found))
 
 
-class SessionsBeforeStatelessTests(ConformanceCase):
-    """Clients with sessions before a server without: the gateway keeps the sessions."""
-
-    async def test_http(self) -> None:
-        """All passes over an HTTP upstream."""
-        gateway = await self.start_gateway([http("conformance", await self.over_http("modern"))])
-        await self.check_gateway(gateway, "conformance", {OLD: {}, NEWEST_SESSIONS: {}})
-
-    async def test_stdio(self) -> None:
-        """All passes over a stdio upstream.
-
-        One run only: while two calls of a shared child want log messages, nobody can tell whose
-        they are, and the gateway drops them.
-        """
-        gateway = await self.start_gateway([stdio("conformance", self.command("--era", "modern"))])
-        await self.check_gateway(gateway, "conformance", {NEWEST_SESSIONS: {}})
-
-
-class StatelessBeforeSessionsTests(ConformanceCase):
-    """Clients without sessions before a server with: the gateway has sessions for them."""
-
-    exceptions: ClassVar[Exceptions] = {
-        **TASKS,
-        "input-required-result-basic-elicitation:sep-2322-elicitation-incomplete": (
-            "wants the question under the server's own name, and in a session it has none"
-        ),
-        "input-required-result-multiple-input-requests:sep-2322-multiple-inputs-incomplete": (
-            "wants three questions at once, and in a session the server asks one after the other"
-        ),
-        "input-required-result-ignore-extra-params:sep-2322-ignore-unexpected-params": (
-            "answers before it is asked, and in a session no call waits for that"
-        ),
-    }
-
-    async def test_http(self) -> None:
-        """All passes over an HTTP upstream but what sessions have not got."""
-        gateway = await self.start_gateway([http("conformance", await self.over_http("legacy"))])
-        await self.check_gateway(gateway, "conformance", {STATELESS: self.exceptions})
-
-    async def test_stdio(self) -> None:
-        """All passes over a stdio upstream but what sessions have not got.
-
-        The suite waits half a second for some answers, so a new child must start at once.
-        """
-        gateway = await self.start_gateway([stdio("conformance", self.command("--era", "legacy"))])
-        await self.check_gateway(gateway, "conformance", {STATELESS: self.exceptions})
+BEHIND: Mapping[str, Expected] = {
+    "both": SAME,
+    "both-sessions": {OLD: {}, NEWEST_SESSIONS: {}},
+    "both-stateless": {STATELESS: TASKS},
+    "modern": {OLD: {}, NEWEST_SESSIONS: {}},
+    # One run only: while two calls of a shared child want log messages, nobody can tell whose
+    # they are, and the gateway drops them.
+    "modern-stdio": {NEWEST_SESSIONS: {}},
+    "legacy": {STATELESS: WITHOUT_SESSIONS},
+    "legacy-stdio": {STATELESS: WITHOUT_SESSIONS},
+}
+"""What is run before each server of the gateway."""
