@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from tests.live.clients_case import DEMO
-from tests.live.gateway_process import GatewayCase, stdio
+from tests.live.gateway_process import GatewayCase, RunningGateway, stdio
 from tests.live.software import REPOSITORY, node, node_modules, python_sdk
 
 PAGE = REPOSITORY / "docs" / "clients.md"
@@ -22,11 +22,33 @@ class DocumentedClientTests(GatewayCase):
 
     timeout = 180
 
-    async def try_it(self, source: str, interpreter: Path, suffix: str, era: str) -> None:
-        """Run one program before the demo server; it prints the tools and the call's answer."""
+    async def test_every_program(self) -> None:
+        """PyPI's ``mcp`` 2.x and npm's client do without a handshake; ``mcp`` 1.x and npm's SDK
+        shake hands, and end their session.
+        """
+        (python_2, python_1), (npm_client, npm_sdk) = programs("python"), programs("javascript")
         gateway = await self.start_gateway(
-            [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})]
+            [stdio("demo", DEMO, env={"PYTHONPATH": str(REPOSITORY)})],
+            identities={name: {} for name in ("python_2", "python_1", "npm_client", "npm_sdk")},
         )
+        await self.side_by_side(
+            self.try_it(gateway, "python_2", python_2, python_sdk(2), ".py"),
+            self.try_it(gateway, "python_1", python_1, python_sdk(1), ".py"),
+            self.try_it(gateway, "npm_client", npm_client, node(), ".mjs"),
+            self.try_it(gateway, "npm_sdk", npm_sdk, node(), ".mjs"),
+        )
+        calls = await self.outcomes(gateway, "ToolCall", 4)
+        self.assertEqual({(one["tool"], one["status"]) for one in calls}, {("echo", "success")})
+        self.assertEqual({one["identity_id"] for one in calls}, set(gateway.keys))
+        for event_type in ("SessionStarted", "SessionEnded"):
+            found = await self.told(gateway, event_type, 2)
+            sessions = sorted(one["identity_id"] for one in found)
+            self.assertEqual(sessions, ["npm_sdk", "python_1"], event_type)
+
+    async def try_it(
+        self, gateway: RunningGateway, who: str, source: str, interpreter: Path, suffix: str
+    ) -> None:
+        """Run one program before the demo server; it prints the tools and the call's answer."""
         self.assertEqual(source.count(URL), 1)
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
@@ -37,35 +59,9 @@ class DocumentedClientTests(GatewayCase):
         status, out, err = await self.run_program(
             [str(interpreter), str(program)],
             seconds=40,
-            env={"MCP_GUARD_KEY": gateway.keys["tester"]},
+            env={"MCP_GUARD_KEY": gateway.keys[who]},
             cwd=str(directory),
         )
         self.assertEqual((status, err), (0, ""), out)
         self.assertIn("'read_file'", out)
         self.assertEqual(out.splitlines()[-1], "hello")
-        (call,) = await self.outcomes(gateway, "ToolCall", 1)
-        self.assertEqual((call["tool"], call["status"]), ("echo", "success"))
-        begun = [one for one in gateway.events() if one["event_type"] == "SessionStarted"]
-        ended = [one for one in gateway.events() if one["event_type"] == "SessionEnded"]
-        self.assertEqual(len(begun), 1 if era == "handshake" else 0)
-        self.assertEqual(len(ended), len(begun), "the session was left open")
-
-    async def test_python_2(self) -> None:
-        """PyPI's ``mcp`` 2.x, without a handshake."""
-        newer, _ = programs("python")
-        await self.try_it(newer, python_sdk(2), ".py", "stateless")
-
-    async def test_python_1(self) -> None:
-        """PyPI's ``mcp`` 1.x."""
-        _, older = programs("python")
-        await self.try_it(older, python_sdk(1), ".py", "handshake")
-
-    async def test_npm_client(self) -> None:
-        """Npm's ``@modelcontextprotocol/client`` 2.x, without a handshake."""
-        newer, _ = programs("javascript")
-        await self.try_it(newer, node(), ".mjs", "stateless")
-
-    async def test_npm_sdk(self) -> None:
-        """Npm's ``@modelcontextprotocol/sdk`` 1.x, which ends its session."""
-        _, older = programs("javascript")
-        await self.try_it(older, node(), ".mjs", "handshake")
