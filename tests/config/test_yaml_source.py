@@ -152,9 +152,9 @@ class YamlRefusalTests(SynchronousTestCase):
 
     def test_brackets_by_the_thousand(self) -> None:
         """They are refused before the parser, which would take minutes over them."""
-        began = time.monotonic()
+        began = time.process_time()
         self.assertIn("deeper than 8", self.refused("[" * 100_000))
-        self.assertLess(time.monotonic() - began, 5)
+        self.assertLess(time.process_time() - began, 5)
 
     def test_alias_bomb(self) -> None:
         """Aliases count as often as they are used, before anything is multiplied."""

@@ -399,7 +399,7 @@ class Garbage(SynchronousTestCase):
     @settings(
         max_examples=150,
         deadline=None,
-        suppress_health_check=[HealthCheck.differing_executors],
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(st.data())
     def test_any_stream(self, data: st.DataObject) -> None:

@@ -236,7 +236,7 @@ class PlainPaths(SynchronousTestCase):
 class AnyBytes(SynchronousTestCase):
     """`HeadReader` on arbitrary lines."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(
         st.lists(
             st.binary(max_size=40)

@@ -275,7 +275,7 @@ class Streams(AnOutlet):
     @settings(
         max_examples=60,
         deadline=None,
-        suppress_health_check=[HealthCheck.differing_executors],
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(st.lists(st.integers(0, 200_000) | st.just(-1), max_size=25))
     def test_all_or_gone(self, steps: list[int]) -> None:

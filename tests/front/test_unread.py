@@ -91,7 +91,7 @@ class UnreadTogether(SynchronousTestCase):
     @settings(
         max_examples=40,
         deadline=None,
-        suppress_health_check=[HealthCheck.differing_executors],
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(
         st.lists(

@@ -1,7 +1,7 @@
 """Tests of `mcpguard.observe.redaction`."""
 
 import json
-from time import perf_counter
+from time import process_time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,10 +131,10 @@ class RedactorTests(SynchronousTestCase):
     def test_linear(self) -> None:
         """A megabyte built to make a backtracking engine explode takes no time to speak of."""
         redactor = Redactor([("evil", "(a*)*b", "x")])
-        start = perf_counter()
+        start = process_time()
         redactor.text("a" * 1_000_000, 100_000)
         redactor.text('password="' + "\\" * 1_000_000, 100_000)
-        self.assertLess(perf_counter() - start, 2)
+        self.assertLess(process_time() - start, 2)
 
     @settings(deadline=None, max_examples=150)
     @given(st.text(), st.sampled_from(SECRETS), st.text(), st.integers(0, 200))

@@ -210,7 +210,7 @@ class LadderTests(SynchronousTestCase):
             codes, [(400, -32020), (400, -32602), (400, -32020), (400, -32022), (404, -32601)]
         )
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(st.data())
     def test_order(self, data: st.DataObject) -> None:
         """Of any set of faults the one on the earliest step is reported."""

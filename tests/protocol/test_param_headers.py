@@ -272,7 +272,7 @@ class BuiltTests(SynchronousTestCase):
             ),
         )
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(_schemas(SCHEMAS), ARGUMENTS, st.dictionaries(NAMES, TEXTS, max_size=2))
     def test_what_is_built_passes(
         self, schema: Any, arguments: dict[str, Any], own: dict[str, str]

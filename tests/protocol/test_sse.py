@@ -154,7 +154,7 @@ class EventFramerTests(SynchronousTestCase):
         (event,) = framer.feed(b"\n\n")
         self.assertEqual(len(event.data), 2_400_000)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=120)
     @given(STREAMS, st.lists(st.integers(0, 250), max_size=15), st.integers(5, 60))
     def test_any_chunks(self, stream: bytes, places: list[int], limit: int) -> None:
         """However a stream is cut, the same events come out, and the same one is too long."""

@@ -140,7 +140,7 @@ def sound(draw: st.DrawFn) -> tuple[bytes, bytes, str]:
 class SplitTests(SynchronousTestCase):
     """`AnswerReader`, whatever the pieces the bytes come in."""
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=120)
     @given(sound(), st.lists(st.integers(0, 1000), max_size=12), st.binary(max_size=8))
     def test_sound(self, answer: tuple[bytes, bytes, str], cuts: list[int], behind: bytes) -> None:
         """A sound answer is read as it was meant, and what stands behind it is kept apart."""
