@@ -69,7 +69,8 @@ def _calls(who: str, first: int) -> tuple[Step, ...]:
         *_shows(
             "calls",
             call("echo", "echo", text(words), message=words),
-            # The SDKs repeat the text as structured content, so 2 MB in all.
+            # Not more: an answer that is late comes as an event, and in those of HTTP PyPI's `mcp`
+            # 2.x takes a mebibyte.
             Step("big", {"do": "size", "tool": "big", "arguments": {"size": 10**6}}, 10**6),
         ),
         *_shows(

@@ -88,7 +88,7 @@ async def slow(
     return f"{who} {steps} steps"
 
 
-@server.tool()
+@server.tool(structured_output=False)
 async def big(size: int) -> str:
     """Answer with that many characters."""
     return "x" * size
