@@ -10,5 +10,5 @@ from mcpguard.cli import main
 from mcpguard.gateway import parent
 
 if __name__ == "__main__":
-    parent.PROCESS_BOUNDS = evolve(parent.PROCESS_BOUNDS, ping_secs=0.2, pong_secs=4.0)
+    parent.PROCESS_BOUNDS = evolve(parent.PROCESS_BOUNDS, ping_secs=0.2, pong_secs=3.0)
     main()

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.live.gateway_process import RunningGateway
 from tests.live.processes import SLOWER, Program, free_port
-from tests.live.redis_case import PASSWORD, RedisCase, Tally, pid_of
+from tests.live.redis_case import PASSWORD, URL_PASSWORD, RedisCase, Tally, pid_of
 
 PACE = 0.02
 """Seconds between two requests of a caller: the processor is for others, too."""
@@ -239,42 +239,43 @@ class TlsTests(RedisCase):
         private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return certificate.resolve(), private.resolve()
 
-    async def start_tls(self, host: str) -> Path:
-        """A Redis that speaks nothing but TLS, as ``host``."""
-        certificate, key = self.certificates(host)
-        await self.start_redis(
+    async def start_tls(self, certificate: Path, key: Path) -> Program:
+        """A Redis that speaks nothing but TLS."""
+        return await self.start_redis(
             *("--tls-port", str(self.port), "--tls-cert-file", str(certificate)),
             *("--tls-key-file", str(key), "--tls-auth-clients", "no"),
             *("--tls-ca-cert-file", str(certificate)),
         )
-        return certificate
 
-    def url(self, host: str) -> dict[str, str]:
-        """How it is reached."""
-        return {"url": f"rediss://:not%3Aa%40secret@{host}:{self.port}"}
-
-    async def test_verified(self) -> None:
-        """A certificate that is valid for the host of the URL is taken, by name or address."""
-        for host in ("localhost", "127.0.0.1"):
-            certificate = await self.start_tls(host)
-            self.environment = {"SSL_CERT_FILE": str(certificate)}
-            gateway = await self.start_sharing(redis=self.url(host))
-            await self.until_up(gateway, 1, 4)
-            caller = await self.caller(gateway)
-            self.assertEqual((await caller.ask())[0], 200)
-            self.port = free_port()
-
-    async def test_not_verified(self) -> None:
-        """One of another host, or of an authority that nobody trusts, is not."""
-        certificate = await self.start_tls("elsewhere.example")
-        self.environment = {"SSL_CERT_FILE": str(certificate)}
-        gateway = await self.start_sharing(redis=self.url("localhost"))
-        await gateway.program.said("cannot be asked")
-        self.environment = {}
+    async def assert_verified(self, host: str, other: str, *, trusted: bool, words: str) -> None:
+        """A certificate for another host, or that is not trusted, is refused with these words; the
+        one that is right, of which the gateway hears later, is not.
+        """
         self.port = free_port()
-        await self.start_tls("localhost")
-        other = await self.start_sharing(redis=self.url("localhost"))
-        await other.program.said("cannot be asked: .*certificate verify failed")
+        wrong, right = self.certificates(other), self.certificates(host)
+        authorities = Path(self.mktemp()).resolve()
+        known = (right, wrong) if trusted else (right,)
+        authorities.write_bytes(b"".join(certificate.read_bytes() for certificate, _ in known))
+        self.environment = {"SSL_CERT_FILE": str(authorities)}
+        redis = await self.start_tls(*wrong)
+        url = f"rediss://:{URL_PASSWORD}@{host}:{self.port}"
+        gateway = await self.start_sharing(redis={"url": url})
+        await gateway.program.said(f"cannot be asked: .*{words}")
         await self.pause(1.5)
-        for one in (gateway, other):
-            self.assertEqual(await self.metric(one, "mcp_guard_redis_up"), 0)
+        self.assertEqual(await self.metric(gateway, "mcp_guard_redis_up"), 0)
+        redis.signal("KILL")
+        await redis.ended
+        await self.start_tls(*right)
+        await self.until_up(gateway, 1, 4)
+        caller = await self.caller(gateway)
+        self.assertEqual((await caller.ask())[0], 200)
+
+    async def test_by_name(self) -> None:
+        """A certificate must be for the host of the URL, whoever signed it."""
+        await self.assert_verified("localhost", "elsewhere.example", trusted=True, words="")
+
+    async def test_by_address(self) -> None:
+        """A certificate must be of an authority that is trusted; the host may be an address."""
+        await self.assert_verified(
+            "127.0.0.1", "127.0.0.1", trusted=False, words="certificate verify failed"
+        )

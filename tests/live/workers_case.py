@@ -32,11 +32,15 @@ PACE = 0.05
 def workers_of(parent: int) -> list[int]:
     """The worker processes of a parent, in the order of their pids."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return sorted(
-        int(pid)
-        for pid in children
-        if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    )
+    found = []
+    for pid in children:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # ended meanwhile
+        if b"worker" in words:
+            found.append(int(pid))
+    return sorted(found)
 
 
 def sockets_of(pid: int) -> int:
