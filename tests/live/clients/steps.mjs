@@ -123,7 +123,8 @@ const STEPS = {
     // A server that many share may not tell whose line it is while another call with lines runs.
     for (let n = 0; n < (step.tries ?? 1); n++) {
       await call(face, step.tool, step.arguments, { meta });
-      const told = heard.waitFor("log", step.expect).then(() => true);
+      const lines = [step.expect].flat().map((line) => heard.waitFor("log", line));
+      const told = Promise.all(lines).then(() => true);
       if (await (step.tries ? Promise.race([told, pause(1)]) : told)) break;
     }
     return heard.values("log");

@@ -217,7 +217,8 @@ async def _log(face: Face, heard: Heard, step: Words, again: Connect, job: Words
     for _ in range(step.get("tries", 1)):
         await face.call(step["tool"], step.get("arguments", {}), meta=meta)
         with anyio.move_on_after(1 if step.get("tries") else None):
-            await heard.wait_for("log", step["expect"])
+            for line in step["expect"] if isinstance(step["expect"], list) else [step["expect"]]:
+                await heard.wait_for("log", line)
             break
     return heard.values("log")
 
