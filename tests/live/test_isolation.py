@@ -36,11 +36,17 @@ class IsolationCase(GatewayCase):
     children = 1
     """How many of them serve all callers."""
 
-    async def before(self, era: str) -> RunningGateway:
-        """A gateway before one shared child of an era."""
-        command = [sys.executable, str(HERE / "servers" / "shuffling_server.py"), "--era", era]
+    called = 0
+    """How often so far."""
+
+    async def before(self, *eras: str) -> RunningGateway:
+        """A gateway before one shared child of each era."""
+        command = [sys.executable, str(HERE / "servers" / "shuffling_server.py"), "--era"]
         return await self.start_gateway(
-            [stdio("shared", command, isolation="shared", max_concurrency=CALLERS)],
+            [
+                stdio(era, [*command, era], isolation="shared", max_concurrency=CALLERS)
+                for era in eras
+            ],
             identities={f"principal-{n}": {} for n in range(PRINCIPALS)},
         )
 
@@ -65,7 +71,7 @@ class IsolationCase(GatewayCase):
         params = {"name": "echo", "arguments": {"value": value}, "_meta": meta}
         message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
         response = await treq.client.HTTPClient(agent).post(
-            gateway.url("shared"), data=json.dumps(message).encode(), headers=headers
+            gateway.url(era), data=json.dumps(message).encode(), headers=headers
         )
         body = (await response.content()).decode()
         kind = response.headers.getRawHeaders("Content-Type", [""])[0]
@@ -117,24 +123,23 @@ class IsolationCase(GatewayCase):
         self.assertEqual(complaints, [])
         self.assertEqual(len(children), self.children, "the child was not shared")
         self.assertEqual(len(set(progressed)), CALLERS * CALLS)
-        outcomes = await self.outcomes(gateway, "ToolCall", CALLERS * CALLS)
+        self.called += CALLERS * CALLS
+        outcomes = await self.outcomes(gateway, "ToolCall", self.called)
         self.assertEqual({one["status"] for one in outcomes}, {"success"})
 
 
 class IsolationTests(IsolationCase):
     """Before one process."""
 
-    async def test_stateless(self) -> None:
-        """No answer and no progress of a stateless child reaches another caller."""
-        await self.crowd(await self.before("modern"), "modern", [1])
-
-    async def test_types_of_ids(self) -> None:
-        """Ids that differ in type alone are kept apart, and come back as they went."""
-        await self.crowd(await self.before("modern"), "modern", [1, "1"])
-
-    async def test_bare_requests(self) -> None:
-        """Nor of a child that shook hands, shared by callers who did not."""
-        await self.crowd(await self.before("legacy"), "legacy", [1])
+    async def test_every_way(self) -> None:
+        """No answer and no progress reaches another caller: not of a stateless child, nor where
+        ids differ in type alone, which come back as they went, nor of a child that shook hands,
+        shared by callers who did not.
+        """
+        gateway = await self.before("modern", "legacy")
+        await self.crowd(gateway, "modern", [1])
+        await self.crowd(gateway, "modern", [1, "1"])
+        await self.crowd(gateway, "legacy", [1])
 
 
 def same(found: Any, expected: Any) -> bool:

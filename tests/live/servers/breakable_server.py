@@ -16,9 +16,8 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = dict[str, Any]
 Say = Callable[[Message], None]
@@ -195,24 +194,39 @@ modern = Modern()
 sessions: dict[str, Legacy] = {}
 
 
-class Visit(BaseHTTPRequestHandler):
-    """One connection, used once: this server speaks HTTP/1.0, as the library does by default."""
+class Visit(StreamRequestHandler):
+    """One connection, used once: this server speaks HTTP/1.0.
+
+    By itself, since the library's would be most of what it takes to start.
+    """
 
     begun = False
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+    def handle(self) -> None:
+        """Read the head of a request and serve it; a client that leaves is no matter."""
+        try:
+            words = self.rfile.readline().decode().split()
+            if not words:
+                return
+            _, self.path, _ = words
+            self.headers: dict[str, str] = {}
+            while line := self.rfile.readline().decode().strip():
+                name, _, value = line.partition(":")
+                self.headers[name.lower()] = value.strip()
+            getattr(self, f"do_{words[0]}")()
+        except ConnectionError:
+            pass
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.wfile.write("\r\n".join([f"HTTP/1.0 {status} So", *lines, "", ""]).encode())
 
     def whole(self, status: int, body: Message | None = None, **headers: str) -> None:
         """Answer at once."""
         data = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
         if data:
-            self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
+            headers["Content-Type"] = "application/json"
+        self._head(status, {**headers, "Content-Length": str(len(data))})
         if data:
             self.wfile.write(data)
 
@@ -224,15 +238,13 @@ class Visit(BaseHTTPRequestHandler):
         with lock:
             if not self.begun:
                 self.begun = True
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.end_headers()
+                self._head(200, {"Content-Type": "text/event-stream"})
             self.wfile.write(f"event: {kind}\ndata: {data}\n\n".encode())
             self.wfile.flush()
 
     def do_POST(self) -> None:
         """Take a message."""
-        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if options.sse:
             self._post_aside(message)
         elif options.era == "modern":
@@ -245,7 +257,7 @@ class Visit(BaseHTTPRequestHandler):
             sessions[session] = Legacy(lambda message: None)
             answer = sessions[session].take(message, self.event)
             self.whole(200, answer, Mcp_Session_Id=session)
-        elif (known := sessions.get(str(self.headers["Mcp-Session-Id"]))) is None:
+        elif (known := sessions.get(self.headers.get("mcp-session-id", ""))) is None:
             note("unknown session")
             self.whole(404)
         else:
@@ -262,7 +274,7 @@ class Visit(BaseHTTPRequestHandler):
             self.whole(200, answer)
 
     def _post_aside(self, message: Message) -> None:
-        session = sessions.get(urlsplit(self.path).query)
+        session = sessions.get(self.path.partition("?")[2])
         if session is None:
             self.whole(404)
             return
@@ -283,8 +295,8 @@ class Visit(BaseHTTPRequestHandler):
             name = os.urandom(8).hex()
             sessions[name] = Legacy(self.event)
             self._event(f"/messages?{name}", "endpoint")
-        elif (known := sessions.get(str(self.headers["Mcp-Session-Id"]))) is None:
-            self.whole(404 if self.headers["Mcp-Session-Id"] else 405)
+        elif (known := sessions.get(self.headers.get("mcp-session-id", ""))) is None:
+            self.whole(404 if "mcp-session-id" in self.headers else 405)
             return
         else:
             known.say = self.event
@@ -294,11 +306,11 @@ class Visit(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         """End the session."""
-        sessions.pop(str(self.headers["Mcp-Session-Id"]), None)
+        sessions.pop(self.headers.get("mcp-session-id", ""), None)
         self.whole(200)
 
 
-class Server(ThreadingHTTPServer):
+class Server(ThreadingTCPServer):
     """Lets its port be taken again at once, and ends without waiting for streams."""
 
     allow_reuse_address = True
