@@ -20,10 +20,13 @@ from tests.live.clients_case import (
     unjudged,
 )
 from tests.live.forked import forked
-from tests.live.gateway_process import http, stdio
+from tests.live.gateway_process import RunningGateway, http, stdio
 from tests.live.python_scenario import python
 from tests.live.scenarios import Scenario, Step, containing
 from tests.live.scenarios import text as said
+
+TESTER = "tester"
+"""Who does what only one SDK can."""
 
 
 class BothErasTests(ClientCase):
@@ -31,7 +34,8 @@ class BothErasTests(ClientCase):
 
     async def test_every_feature(self) -> None:
         """Clients that know 2026-07-28 and ask for it agree on it, the others shake hands; every
-        feature works, and nobody's session leaves a child.
+        feature works, also in the versions of Streamable HTTP before the newest handshake and
+        where npm's SDK resumes a stream, and nobody's session leaves a child.
         """
         walkers = {
             "pypi-auto": Walker(lambda: python_client(2), "auto", NEWEST),
@@ -46,7 +50,7 @@ class BothErasTests(ClientCase):
                 http("python-http", await self.start_http_server([*command, "--http"])),
                 *await self.demo_servers(),
             ],
-            identities={who: {} for who in walkers},
+            identities={who: {} for who in (*walkers, TESTER)},
         )
         plans = {
             who: {
@@ -58,7 +62,39 @@ class BothErasTests(ClientCase):
             for number, who in enumerate(walkers)
         }
         await self.walk_through(gateway, walkers, plans)
+        await self.old_versions(gateway)
+        await self.resumption(gateway)
         await self.no_child_but(gateway, 2)
+
+    async def old_versions(self, gateway: RunningGateway) -> None:
+        """Sessions are in what was agreed on, and what there was then works."""
+        walkers = {TESTER: Walker(lambda: npm_client("npm_client"), "default")}
+        planned = steps_of_old()
+        jobs = {
+            f"{version} {server}": {
+                **planned.job(gateway.url(server), gateway.keys[TESTER], "default"),
+                "versions": [version],
+            }
+            for version in ("2025-03-26", "2025-06-18")
+            for server in ("demo", "demo-http")
+        }
+        reports = await self.reports(walkers, {TESTER: jobs})
+        for name, report in reports[TESTER].items():
+            self.assertEqual(planned.complaints(report, name[:10], named=True), [])
+
+    async def resumption(self, gateway: RunningGateway) -> None:
+        """A call whose connection was lost is taken up where it was, nothing lost or repeated."""
+        resume = {"do": "resume", "tool": "slow", "arguments": {"seconds": 2, "steps": 8}}
+        scenario = unjudged(resume=resume)
+        key = gateway.keys[TESTER]
+        jobs = {name: scenario.job(gateway.url(name), key, "") for name in ("demo", "demo-http")}
+        walkers = {TESTER: Walker(lambda: npm_client("npm_sdk"))}
+        reports = await self.reports(walkers, {TESTER: jobs})
+        for report in reports[TESTER].values():
+            found = report["steps"]["resume"]["ok"]
+            self.assertEqual(found["text"], "Done: 8 steps in 2 s")
+            self.assertLess(len(found["before"]), 8)
+            self.assertEqual(found["before"] + found["after"], list(range(1, 9)))
 
 
 class HandshakeOnlyTests(ClientCase):
@@ -87,46 +123,6 @@ class HandshakeOnlyTests(ClientCase):
             error = first_error(report)
             self.assertEqual(error["code"], -32022, reports)
             self.assertIn("Unsupported protocol version", error["message"])
-
-
-class OlderVersionTests(ClientCase):
-    """The versions of Streamable HTTP before the newest handshake."""
-
-    async def test_every_version(self) -> None:
-        """Sessions are in what was agreed on, and what there was then works."""
-        gateway = await self.start_gateway(await self.demo_servers())
-        walkers = {"tester": Walker(lambda: npm_client("npm_client"), "default")}
-        planned = steps_of_old()
-        jobs = {
-            f"{version} {server}": {
-                **planned.job(gateway.url(server), gateway.keys["tester"], "default"),
-                "versions": [version],
-            }
-            for version in ("2025-03-26", "2025-06-18")
-            for server in ("demo", "demo-http")
-        }
-        reports = await self.reports(walkers, {"tester": jobs})
-        for name, report in reports["tester"].items():
-            self.assertEqual(planned.complaints(report, name[:10], named=True), [])
-
-
-class ResumptionTests(ClientCase):
-    """``@modelcontextprotocol/sdk`` 1.x, which resumes streams."""
-
-    async def test_resumption(self) -> None:
-        """A call whose connection was lost is taken up where it was, nothing lost or repeated."""
-        gateway = await self.start_gateway(await self.demo_servers())
-        resume = {"do": "resume", "tool": "slow", "arguments": {"seconds": 2, "steps": 8}}
-        scenario = unjudged(resume=resume)
-        key = gateway.keys["tester"]
-        jobs = {name: scenario.job(gateway.url(name), key, "") for name in ("demo", "demo-http")}
-        walkers = {"tester": Walker(lambda: npm_client("npm_sdk"))}
-        reports = await self.reports(walkers, {"tester": jobs})
-        for report in reports["tester"].values():
-            found = report["steps"]["resume"]["ok"]
-            self.assertEqual(found["text"], "Done: 8 steps in 2 s")
-            self.assertLess(len(found["before"]), 8)
-            self.assertEqual(found["before"] + found["after"], list(range(1, 9)))
 
 
 def steps_of_old() -> Scenario:

@@ -157,9 +157,15 @@ class RawStreamTests(RawCase):
         await self.post(gateway, endpoint, "tools/call", params, id=7)
         await self.until(lambda: b'"progress"' in stream.received, 10, "the call has begun")
 
-    async def test_client_vanishes(self) -> None:
-        """With the connection ends the session: the call is cancelled, the child is gone."""
+    async def test_ends(self) -> None:
+        """A client that vanishes, one that does not read, and then the gateway that stops."""
         gateway = await self.gateway()
+        await self.client_vanishes(gateway)
+        await self.slow_reader(gateway)
+        await self.gateway_stops(gateway)
+
+    async def client_vanishes(self, gateway: RunningGateway) -> None:
+        """With the connection ends the session: the call is cancelled, the child is gone."""
         stream, endpoint = await self.open(gateway)
         self.assertRegex(endpoint, r"^/messages\?sessionId=[\w-]+$")
         await self.slow_call(gateway, stream, endpoint)
@@ -173,22 +179,8 @@ class RawStreamTests(RawCase):
         self.assertEqual(gone.status, 404)
         await self.account(gateway)
 
-    async def test_gateway_stops(self) -> None:
-        """A running call still gets its answer; then the stream ends, and so does the gateway."""
-        gateway = await self.gateway()
-        stream, endpoint = await self.open(gateway)
-        await self.slow_call(gateway, stream, endpoint)
-        idle, _ = await self.open(gateway)
-        stopping = self.stop(gateway)
-        await stopping
-        await idle.over
-        await stream.over
-        answers = [one for one in _messages(stream) if one.get("id") == 7]
-        self.assertEqual(answers[0]["result"]["content"][0]["text"], "Done: 3 steps in 3 s")
-
-    async def test_slow_reader(self) -> None:
+    async def slow_reader(self, gateway: RunningGateway) -> None:
         """Who does not read is cut at the bound of what waits, and its session is gone."""
-        gateway = await self.gateway()
         stream, endpoint = await self.open(gateway)
         assert stream.transport is not None
         stream.transport.pauseProducing()  # type: ignore[attr-defined]
@@ -209,16 +201,32 @@ class RawStreamTests(RawCase):
         self.assertEqual(await self.metric(gateway, "mcp_guard_sessions"), 0)
         await self.account(gateway)
 
-    async def test_public_path(self) -> None:
-        """Behind a proxy that takes a path away, the address to post to has it."""
+    async def gateway_stops(self, gateway: RunningGateway) -> None:
+        """A running call still gets its answer; then the stream ends, and so does the gateway."""
+        stream, endpoint = await self.open(gateway)
+        await self.slow_call(gateway, stream, endpoint)
+        idle, _ = await self.open(gateway)
+        stopping = self.stop(gateway)
+        await stopping
+        await idle.over
+        await stream.over
+        answers = [one for one in _messages(stream) if one.get("id") == 7]
+        self.assertEqual(answers[0]["result"]["content"][0]["text"], "Done: 3 steps in 3 s")
+
+    async def test_on_the_wire(self) -> None:
+        """What the first event says behind a proxy, and what who asks wrongly is told."""
         gateway = await self.gateway(public_url="https://127.0.0.1/guard")
+        await self.public_path(gateway)
+        await self.curl(gateway)
+
+    async def public_path(self, gateway: RunningGateway) -> None:
+        """Behind a proxy that takes a path away, the address to post to has it."""
         stream = await self.request(gateway, "GET", "/sse")
         await self.until(lambda: b"\n\n" in stream.received, 10, "the endpoint")
         self.assertIn(b"data: /guard/messages?sessionId=", stream.received)
 
-    async def test_curl(self) -> None:
+    async def curl(self, gateway: RunningGateway) -> None:
         """Whoever asks for something else than a stream, or with another method, is told."""
-        gateway = await self.gateway()
         key = {"Authorization": f"Bearer {gateway.keys['tester']}"}
         for method, path, fields, status, words in (
             ("GET", "/sse", {**key, "Accept": "application/json"}, 406, b"text/event-stream"),
