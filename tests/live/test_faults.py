@@ -12,7 +12,7 @@ from tests.live.processes import marked
 from tests.live.raw_client import MIB, Exchange, RawCase, descriptors, http_request, memory
 from tests.live.software import HERE
 
-HOSTILE = [sys.executable, str(HERE / "servers" / "hostile_server.py")]
+HOSTILE = [sys.executable, "-S", "-E", str(HERE / "servers" / "hostile_server.py")]
 SLACK = 64 * MIB
 """Memory that parsing, copies and the allocator may take on top of what is held."""
 

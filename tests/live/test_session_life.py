@@ -15,7 +15,7 @@ from tests.live.processes import Program, free_port, marked
 from tests.live.raw_client import LEGACY, Exchange, RawCase
 from tests.live.software import HERE, python_sdk
 
-SERVER = [sys.executable, str(HERE / "servers" / "remembering_server.py")]
+SERVER = [sys.executable, "-S", "-E", str(HERE / "servers" / "remembering_server.py")]
 
 
 class LifeCase(RawCase):
