@@ -33,9 +33,13 @@ class DirectoryTests(SynchronousTestCase):
         longest.unlink()
         return directory
 
+    def new_name(self) -> Path:
+        """A short name for a directory that nobody has, in whichever process."""
+        return Path(tempfile.mktemp(prefix="mg"))
+
     def test_short_name(self) -> None:
         """It is where temporary files go."""
-        base = Path(tempfile.gettempdir()) / Path(self.mktemp()).name
+        base = self.new_name()
         self.assertEqual(self.made_below(base).parent, base)
 
     def test_long_name(self) -> None:
@@ -46,13 +50,13 @@ class DirectoryTests(SynchronousTestCase):
 
     def test_every_length(self) -> None:
         """At no length are sockets without room."""
-        start = Path(tempfile.gettempdir()) / Path(self.mktemp()).name
+        start = self.new_name()
         for length in range(20, 90, 7):
             self.made_below(start.with_name(f"{start.name}-{'d' * length}"))
 
     def test_held(self) -> None:
         """What clears old files away, and takes a lock before, finds it taken until the end."""
-        base = Path(tempfile.gettempdir()) / Path(self.mktemp()).name
+        base = self.new_name()
         directory = self.made_below(base)
         ours = held(directory)
         theirs = os.open(directory, os.O_RDONLY)

@@ -368,7 +368,7 @@ class PairingCase(RawCase):
     async def in_time(self, seconds: float, answer: Deferred[Message]) -> Message:
         """An answer that must come in time."""
         began = self.reactor.seconds()
-        message = await answer.addTimeout(PATIENCE, self.reactor)
+        message = await answer.addTimeout(2 * seconds, self.reactor)
         self.assertLess(self.reactor.seconds() - began, seconds, message)
         return message
 
