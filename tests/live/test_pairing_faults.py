@@ -129,7 +129,7 @@ class KilledTests(PairingCase):
 
 
 class HungTests(PairingCase):
-    """Servers that do not answer, with room for one call at a time and four seconds to answer it."""
+    """Servers that do not answer, with room for one call at a time and four seconds for it."""
 
     async def test_in_every_way(self) -> None:
         """Whatever is asked of them is refused in time, and the next call has the place."""
