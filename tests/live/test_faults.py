@@ -91,7 +91,9 @@ class ServerFaults(FaultCase):
         self.assertEqual(len(failed), 40)
 
     async def test_line_of_20_mib(self) -> None:
-        """A line above the bound is a clear error, and costs no more memory than the bound."""
+        """A line above the bound is a clear error, and costs no more memory than the bound; one
+        below it comes whole.
+        """
         gateway = await self.start_gateway([self.hostile("server")])
         await self.assert_well(gateway, "server")
         before, _ = memory(gateway)
@@ -107,6 +109,8 @@ class ServerFaults(FaultCase):
         self.assert_failed(refused, 503, "not available")
         await self.pause(float(refused.answer.headers["Retry-After"]))
         await self.assert_well(gateway, "server")
+        whole = await self.call(gateway, "server", "big", bytes=15 * MIB)
+        self.assertEqual((whole.status, len(whole.text)), (200, 15 * MIB))
         await self.account(gateway)
 
     async def test_noise(self) -> None:
