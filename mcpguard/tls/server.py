@@ -1,5 +1,6 @@
 """The TLS of one listener: each new handshake has the files as they are now."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,8 +75,9 @@ class ServerTls:
     _rejected: tuple[str, ...] = field(init=False, default=())
     """Why the files that are there now are not used."""
     _retry: IDelayedCall | None = field(init=False, default=None)
-    _judged: dict[tuple[str, tuple[bytes, ...]], bool] = field(init=False, factory=dict)
-    """Whether certificates whose own anchor has gone are good all the same."""
+    _judged: dict[bytes, bool] = field(init=False, factory=dict)
+    """Whether certificates whose own anchor has gone are good all the same, by the digest of all
+    that was sent: they may be tens of KiB."""
 
     def __attrs_post_init__(self) -> None:
         self._watch = Watch(self.clock, self.paths, self.every_secs, self.reload)
@@ -157,7 +159,8 @@ class ServerTls:
         if not self.material.anchors:
             return False
         # By the whole certificate: what a CA may sign can depend on the name in it.
-        key = certificate.thumbprint, verified.sent
+        sent = certificate.der, *verified.sent
+        key = hashlib.sha256(b"".join(b"%d:%b" % (len(one), one) for one in sent)).digest()
         found = self._judged.get(key)
         if found is None:
             if len(self._judged) >= MAX_KEPT:

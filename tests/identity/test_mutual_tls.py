@@ -251,12 +251,15 @@ class IdentityTests(SynchronousTestCase):
     def test_one_uri(self) -> None:
         """Two URIs are invalid, whatever is configured (SPIFFE X.509-SVID, section 2)."""
         mtls = self.mtls("san_uri", MtlsIdentity("spiffe://x/a"))
-        self.refusal(mtls, certificate(uris=("spiffe://x/a", "https://y")))
+        refusal = self.refusal(mtls, certificate(uris=("spiffe://x/a", "https://y")))
+        self.assertIn("2 names (san_uri)", refusal.detail)
 
     def test_other_sources_do_not_count(self) -> None:
         """A certificate without a name at the configured place has none."""
-        self.refusal(self.mtls("san_dns"), certificate())
-        self.refusal(self.mtls("cn"), certificate(common_names=(), dns_names=("alice",)))
+        refusal = self.refusal(self.mtls("san_dns"), certificate())
+        self.assertIn("0 names (san_dns)", refusal.detail)
+        other = certificate(common_names=(), dns_names=("alice",))
+        self.assertIn("0 names (cn)", self.refusal(self.mtls("cn"), other).detail)
 
     def test_names_that_are_none(self) -> None:
         """A name is short, without control characters and outer blanks."""

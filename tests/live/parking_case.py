@@ -19,16 +19,7 @@ class ParkingCase(RawCase):
         self, gateway: RunningGateway, method: str, who: str = "tester", **params: Any
     ) -> Exchange:
         """A stateless request, sent."""
-        headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
-        if "name" in params:
-            headers["Mcp-Name"] = params["name"]
-        message = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": method,
-            "params": {**params, "_meta": META},
-        }
-        return await self.send(gateway, "demo", message, headers, who=who)
+        return await self.send_stateless(gateway, "demo", who, method, params, META)
 
     async def question(self, gateway: RunningGateway, *, who: str = "tester", **params: Any) -> Any:
         """A call of the tool that asks the user, and its response."""

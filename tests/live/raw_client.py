@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,23 @@ class RawCase(GatewayCase):
         exchange = await self.connect(gateway, data, method, reads)
         self.exchanges.append(exchange)
         return exchange
+
+    async def send_stateless(
+        self,
+        gateway: RunningGateway,
+        server: str,
+        who: str,
+        method: str,
+        params: dict[str, Any],
+        meta: Mapping[str, Any],
+    ) -> Exchange:
+        """Send one request of 2026-07-28 with its headers."""
+        headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
+        if "name" in params:
+            headers["Mcp-Name"] = params["name"]
+        given = {**params, "_meta": meta}
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": given}
+        return await self.send(gateway, server, message, headers, who=who)
 
     async def begin(
         self,

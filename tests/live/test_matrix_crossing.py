@@ -79,16 +79,7 @@ class CrossingTests(RawCase):
         meta: Mapping[str, Any] = META,
     ) -> Exchange:
         """Send one stateless request."""
-        headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
-        if "name" in params:
-            headers["Mcp-Name"] = params["name"]
-        message = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": method,
-            "params": {**params, "_meta": meta},
-        }
-        return await self.send(gateway, server, message, headers, who=who)
+        return await self.send_stateless(gateway, server, who, method, params, meta)
 
     async def asked(
         self, gateway: RunningGateway, server: str, who: str, tool: str, arguments: dict[str, Any]
